@@ -1,0 +1,120 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Layers, dependencies point down only (docs/ARCHITECTURE.md):
+//   executables -> *Service -> Lite -> Fabric -> Wire;  Kernel and CLinux serve them all.
+
+let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+let strictC: [CSetting] = [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]
+
+/// The injected agent runs in a foreign address space without a C library: no relocation, no vector register, no call.
+let agentC: [CSetting] = [
+    .unsafeFlags([
+        "-Wall", "-Wextra", "-Werror", "-O2", "-ffreestanding", "-fno-builtin", "-fno-stack-protector",
+        "-fno-jump-tables",
+        "-fcf-protection=none", "-mgeneral-regs-only", "-mno-red-zone", "-fno-asynchronous-unwind-tables",
+    ])
+]
+
+let log = Target.Dependency.product(name: "Logging", package: "swift-log")
+let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
+let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
+
+let package = Package(
+    name: "lego",
+    products: [
+        .executable(name: "lego-manager", targets: ["lego-manager"]),
+        .executable(name: "lego-memory", targets: ["lego-memory"]),
+        .executable(name: "lego-storage", targets: ["lego-storage"]),
+        .executable(name: "lego-processor", targets: ["lego-processor"]),
+        .executable(name: "lego-sandbox", targets: ["lego-sandbox"]),
+        .executable(name: "legoctl", targets: ["legoctl"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
+        .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
+        .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    ],
+    targets: [
+        // C: system libraries, shims by kernel facility, the injected agent, the sandbox's first process.
+        .systemLibrary(
+            name: "CVerbs", pkgConfig: "libibverbs", providers: [.apt(["libibverbs-dev"])]),
+        .systemLibrary(
+            name: "CRdmaCM", pkgConfig: "librdmacm", providers: [.apt(["librdmacm-dev"])]),
+        .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
+        .systemLibrary(name: "CFuse", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
+        .target(name: "CLinux", cSettings: strictC),
+        .target(name: "CAgent", cSettings: agentC),
+        .executableTarget(name: "lego-sandbox", dependencies: ["CLinux"], cSettings: strictC),
+
+        // Swift: kernel handles, wire formats, fabric, Lite.
+        .target(name: "Kernel", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(name: "Wire", swiftSettings: strict),
+        .target(
+            name: "Fabric", dependencies: ["Kernel", "Wire", "CLinux", "CVerbs", "CRdmaCM", "CNuma"],
+            swiftSettings: strict),
+        .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire"], swiftSettings: strict),
+
+        // The frame that all daemons share: configuration file, logging, signals, registration and heartbeats.
+        .target(
+            name: "Daemon",
+            dependencies: ["Lite", "Kernel", "Wire", log, arguments, .product(name: "TOMLKit", package: "TOMLKit")],
+            swiftSettings: strict),
+        .target(name: "ManagementAPI", dependencies: ["Kernel", "Wire"], swiftSettings: strict),
+
+        // One service per component.
+        .target(name: "MemoryService", dependencies: ["Daemon", "Lite", "Wire", log, metrics], swiftSettings: strict),
+        .target(
+            name: "StorageService", dependencies: ["Daemon", "Lite", "Kernel", "Wire", "CLinux", log, metrics, system],
+            swiftSettings: strict),
+        .target(
+            name: "StorageMount", dependencies: ["Lite", "Kernel", "Wire", "CFuse", "CLinux", log],
+            swiftSettings: strict),
+        .target(
+            name: "ProcessorService",
+            dependencies: ["Daemon", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", log, metrics],
+            swiftSettings: strict),
+        .target(
+            name: "ManagerService",
+            dependencies: [
+                "Daemon", "ManagementAPI", "Lite", "Kernel", "Wire", log, metrics,
+                .product(name: "Hummingbird", package: "hummingbird"), .product(name: "GRDB", package: "GRDB.swift"),
+            ],
+            swiftSettings: strict),
+
+        // Thin executables.
+        .executableTarget(
+            name: "lego-memory", dependencies: ["MemoryService", "Daemon", arguments], swiftSettings: strict),
+        .executableTarget(
+            name: "lego-storage", dependencies: ["StorageService", "Daemon", arguments], swiftSettings: strict),
+        .executableTarget(
+            name: "lego-processor", dependencies: ["ProcessorService", "Daemon", arguments], swiftSettings: strict),
+        .executableTarget(
+            name: "lego-manager", dependencies: ["ManagerService", "Daemon", arguments], swiftSettings: strict),
+        .executableTarget(
+            name: "legoctl",
+            dependencies: [
+                "ManagementAPI", "Kernel", "Wire", "CLinux", arguments, .product(name: "TOMLKit", package: "TOMLKit"),
+            ],
+            swiftSettings: strict),
+
+        .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
+        .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel"], swiftSettings: strict),
+        .testTarget(name: "LiteTests", dependencies: ["Lite", "Fabric"], swiftSettings: strict),
+        .testTarget(name: "MemoryTests", dependencies: ["MemoryService", "Lite"], swiftSettings: strict),
+        .testTarget(
+            name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),
+        .testTarget(
+            name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], swiftSettings: strict),
+        .testTarget(name: "ManagerTests", dependencies: ["ManagerService", "ManagementAPI"], swiftSettings: strict),
+        .testTarget(name: "ControlTests", dependencies: ["legoctl", "Daemon"], swiftSettings: strict),
+        .testTarget(name: "RackTests", dependencies: ["ManagementAPI", "Kernel"], swiftSettings: strict),
+    ],
+    swiftLanguageModes: [.v6],
+    cLanguageStandard: .gnu17
+)

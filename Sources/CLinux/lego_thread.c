@@ -1,0 +1,27 @@
+#define _GNU_SOURCE
+#include "lego_thread.h"
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+void lego_thread_set_name(const char *name) {
+  char kept[16] = {0};
+  strncpy(kept, name, sizeof kept - 1);
+  pthread_setname_np(pthread_self(), kept);
+}
+
+pid_t lego_thread_id(void) { return (pid_t)syscall(SYS_gettid); }
+
+int lego_thread_set_affinity(pid_t thread, const uint64_t *mask, size_t words) {
+  return syscall(SYS_sched_setaffinity, thread, words * sizeof *mask, mask) < 0 ? -errno : 0;
+}
+
+int lego_thread_get_affinity(pid_t thread, uint64_t *mask, size_t words) {
+  memset(mask, 0, words * sizeof *mask);
+  return syscall(SYS_sched_getaffinity, thread, words * sizeof *mask, mask) < 0 ? -errno : 0;
+}
+
+int lego_thread_processor(void) { return sched_getcpu(); }

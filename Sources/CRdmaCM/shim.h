@@ -1,0 +1,2 @@
+#pragma once
+#include <rdma/rdma_cma.h>

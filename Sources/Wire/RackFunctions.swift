@@ -1,0 +1,32 @@
+/// The function numbers of the rack's daemons. The high byte is the callee.
+public enum RackFunction {
+    // Manager, called by components.
+    public static let registerComponent = FunctionID(rawValue: 0x0101)
+    public static let heartbeat = FunctionID(rawValue: 0x0102)
+    public static let membership = FunctionID(rawValue: 0x0103)
+    public static let placeRegion = FunctionID(rawValue: 0x0104)
+    public static let programReport = FunctionID(rawValue: 0x0105)
+    // Any component, called by the manager.
+    public static let terminate = FunctionID(rawValue: 0x0201)
+    // Processor, called by the manager.
+    public static let startProgram = FunctionID(rawValue: 0x0301)
+    public static let signalProgram = FunctionID(rawValue: 0x0302)
+    public static let programStatistics = FunctionID(rawValue: 0x0303)
+    // Memory: the first two called by processors, the third by processors and by the manager.
+    public static let reserveChunks = FunctionID(rawValue: 0x0401)
+    public static let releaseChunks = FunctionID(rawValue: 0x0402)
+    public static let releaseOwner = FunctionID(rawValue: 0x0403)
+    // Storage: 0x05xx, listed beside its messages.
+}
+
+/// Limits of texts on the wire, in bytes or entries. One place, so that every decoder refuses the same.
+public enum WireLimit {
+    public static let name_max = 64
+    public static let address_max = 256
+    public static let reason_max = 1024
+    public static let path_max = 4096
+    public static let arguments_max = 4096
+    public static let argumentBytes_max = 32 << 10
+    public static let groups_max = 1024
+    public static let components_max = 1024
+}
