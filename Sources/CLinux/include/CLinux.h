@@ -1,5 +1,6 @@
 // Shims over kernel facilities that Swift cannot express, one header per facility. Every function answers -errno on failure.
 #pragma once
+#include "lego_atomic.h"
 #include "lego_epoll.h"
 #include "lego_futex.h"
 #include "lego_memfd.h"

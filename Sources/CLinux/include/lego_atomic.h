@@ -1,0 +1,23 @@
+// Atomic access to words in memory that is shared with another process, where the standard library's atomics cannot live.
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+
+static inline uint32_t lego_atomic_load_u32(const uint32_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline uint64_t lego_atomic_load_u64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
+static inline void lego_atomic_store_u32(uint32_t *word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+static inline void lego_atomic_store_u64(uint64_t *word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+
+// The following are sequentially consistent; they answer the former value.
+static inline uint32_t lego_atomic_exchange_u32(uint32_t *word, uint32_t value) { return __atomic_exchange_n(word, value, __ATOMIC_SEQ_CST); }
+static inline uint32_t lego_atomic_add_u32(uint32_t *word, uint32_t value) { return __atomic_fetch_add(word, value, __ATOMIC_SEQ_CST); }
+static inline uint64_t lego_atomic_add_u64(uint64_t *word, uint64_t value) { return __atomic_fetch_add(word, value, __ATOMIC_SEQ_CST); }
+// Answers whether the exchange took place; the former value is left in *expected.
+static inline bool lego_atomic_compare_exchange_u32(uint32_t *word, uint32_t *expected, uint32_t desired) {
+  return __atomic_compare_exchange_n(word, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+static inline bool lego_atomic_compare_exchange_u64(uint64_t *word, uint64_t *expected, uint64_t desired) {
+  return __atomic_compare_exchange_n(word, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+// Orders every earlier load and store before every later one (the store-load barrier of a Dekker hand-shake).
+static inline void lego_atomic_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
