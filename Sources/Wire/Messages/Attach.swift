@@ -8,21 +8,28 @@ public enum AttachFrame: UInt8, Sendable {
     case welcome = 2
     /// Processor: refused; the payload is the reason.
     case refused = 3
-    /// legoctl: bytes for standard input; an empty payload is its end.
+    /// legoctl: bytes for standard input; an empty payload is its end. Never more bytes than the credit allows, so that a program
+    /// that does not read its input holds up no `signal` frame behind it.
     case standardInput = 4
     /// Processor: bytes of standard output; an empty payload is its end.
     case standardOutput = 5
     /// Processor: bytes of standard error; an empty payload is its end.
     case standardError = 6
-    /// legoctl: 1 byte, a signal for the program's first process.
+    /// legoctl: 1 byte, a signal. Those that a terminal sends to its foreground group (INT, QUIT, TSTP, CONT, HUP, WINCH) reach the
+    /// process group of the program's first process, all others that process alone.
     case signal = 7
     /// Processor, last: `AttachExit`.
     case exit = 8
     /// legoctl: nobody reads standard output (payload 1) or standard error (payload 2) any more.
     case closed = 9
+    /// Processor: 4 bytes little-endian; legoctl may send so many more bytes of standard input, beyond the first
+    /// `inputCredit_bytes` and what earlier frames of this kind granted.
+    case inputCredit = 10
 
     public static let headerBytes = 5
     public static let payloadBytes_max = 64 << 10
+    /// Bytes of standard input that may be sent before the first `inputCredit`.
+    public static let inputCredit_bytes = 64 << 10
 }
 
 /// What an attached client wants.
