@@ -113,7 +113,8 @@ let package = Package(
             name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], swiftSettings: strict),
         .testTarget(name: "ManagerTests", dependencies: ["ManagerService", "ManagementAPI"], swiftSettings: strict),
         .testTarget(name: "ControlTests", dependencies: ["legoctl", "Daemon"], swiftSettings: strict),
-        .testTarget(name: "RackTests", dependencies: ["ManagementAPI", "Kernel"], swiftSettings: strict),
+        .testTarget(
+            name: "RackTests", dependencies: ["ManagementAPI", "Kernel"], exclude: ["Programs"], swiftSettings: strict),
     ],
     swiftLanguageModes: [.v6],
     cLanguageStandard: .gnu17

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Measures the rack against native Linux and against Linux swap, all in one run on this machine, and prints ratios.
+#
+#   sudo Scripts/bench.sh memory     arrays of 512 MiB with 25 % of it local: native, swap on zram, the rack
+#   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
+#   sudo Scripts/bench.sh idle       processor time of idle daemons
+#   sudo Scripts/bench.sh all        all of them
+#
+# Environment: ROUNDS (default 3; medians are printed), MEBIBYTES (default 512).
+source "$(dirname "$0")/lib.sh"
+rounds=${ROUNDS:-3} mebibytes=${MEBIBYTES:-512}
+what=${1:-all}
+case $what in memory | trap | idle | all) ;; *) fail "'$what' is not a benchmark; there are: memory, trap, idle, all" ;; esac
+
+require_root
+install_build_packages
+install_packages util-linux kmod
+[[ ${LEGO_SKIP_BUILD:-} ]] || build
+legoctl=$binaries/legoctl
+
+scratch=$(mktemp -d /var/tmp/lego-bench.XXXXXX)
+chmod 755 "$scratch"
+group=/sys/fs/cgroup/memory/lego-bench
+rack_is_up='' swap_is_on=''
+
+clean_up() {
+  if [[ $rack_is_up ]]; then "$legoctl" rack down >/dev/null || true; fi
+  if [[ $swap_is_on ]]; then
+    swapoff /dev/zram0 && echo 1 >/sys/block/zram0/reset
+    rmdir "$group" || true
+  fi
+  rm -rf "$scratch"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+compile() { gcc -O2 -o "$scratch/$1" "$root/Benchmarks/$1.c" -lm -lpthread; }
+
+start_rack() {
+  "$legoctl" rack up --state "$scratch/state" --memories 2 --memory-size "${1:-2GiB}" >"$scratch/up" || fail "no rack: $(cat "$scratch/up")"
+  rack_is_up=1
+}
+
+start_swap() {
+  grep -q /dev/zram0 /proc/swaps && fail "/dev/zram0 is in use as swap already"
+  modprobe zram 2>/dev/null || true
+  [[ -e /sys/block/zram0 ]] || fail "no /dev/zram0: the comparison with swap needs the zram module"
+  [[ -d /sys/fs/cgroup/memory ]] || fail "no memory controller of cgroup version 1 at /sys/fs/cgroup/memory"
+  echo 1 >/sys/block/zram0/reset
+  echo $((mebibytes * 3))M >/sys/block/zram0/disksize
+  mkswap /dev/zram0 >/dev/null
+  swapon -p 100 /dev/zram0
+  swap_is_on=1
+  mkdir -p "$group"
+}
+
+# under_limit MEBIBYTES COMMAND...: in a memory cgroup of that size, the rest on swap.
+under_limit() {
+  echo -1 >"$group/memory.limit_in_bytes"
+  echo 0 >"$group/memory.force_empty" 2>/dev/null || true
+  echo $(($1 << 20)) >"$group/memory.limit_in_bytes"
+  shift
+  (echo $BASHPID >"$group/cgroup.procs" && exec "$@")
+}
+
+in_rack() { "$legoctl" run --excache "$local_mebibytes"MiB --user root -- "$@"; }
+
+bench_memory() {
+  compile array
+  local local_mebibytes=$((mebibytes / 4)) pattern i line
+  say "array of $mebibytes MiB, $local_mebibytes MiB local (25 %), $rounds rounds, medians; pollers sleep when idle"
+  start_swap
+  start_rack
+  printf '%-17s %12s %12s %12s %12s %12s  %s\n' pattern 'native ns' 'zram ns' 'rack ns' 'rack/native' 'rack/zram' result
+  for pattern in sequential-read sequential-write uniform-read uniform-write zipf-read zipf-write; do
+    local native=() zram=() rack=() sums=()
+    for ((i = 0; i < rounds; i++)); do
+      line=$("$scratch/array" $pattern "$mebibytes") && native+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      line=$(under_limit "$local_mebibytes" "$scratch/array" $pattern "$mebibytes") && zram+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      line=$(in_rack "$scratch/array" $pattern "$mebibytes") && rack+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+    done
+    local n z r
+    n=$(median "${native[@]}") z=$(median "${zram[@]}") r=$(median "${rack[@]}")
+    printf '%-17s %12s %12s %12s %12s %12s  %s\n' $pattern "$n" "$z" "$r" "$(ratio "$r" "$n")" "$(ratio "$r" "$z")" \
+      "$([[ $(printf '%s\n' "${sums[@]}" | sort -u | wc -l) == 1 ]] && echo equal || echo DIFFERS)"
+  done
+}
+
+bench_trap() {
+  compile trap
+  local local_mebibytes=64 i native=() rack=() field name
+  [[ $rack_is_up ]] || start_rack
+  say "system calls, microseconds, medians of $rounds runs of 2001"
+  for ((i = 0; i < rounds; i++)); do
+    native+=("$("$scratch/trap")") && rack+=("$(in_rack "$scratch/trap")")
+  done
+  field=2
+  for name in mmap munmap getppid; do
+    local n r
+    n=$(median $(printf '%s\n' "${native[@]}" | awk -v f=$field '{print $f}'))
+    r=$(median $(printf '%s\n' "${rack[@]}" | awk -v f=$field '{print $f}'))
+    printf '%-10s native %8s  rack %8s  added %8s\n' $name "$n" "$r" "$(awk -v a="$r" -v b="$n" 'BEGIN {printf "%.3f", a - b}')"
+    field=$((field + 2))
+  done
+}
+
+bench_idle() {
+  [[ $rack_is_up ]] || start_rack
+  say "processor time of the idle daemons over 10 s, in per cent of one core"
+  local pid ticks
+  declare -A before
+  for pid in $(pgrep -f "^[^ ]*/lego-(manager|memory|storage|processor) .*"); do
+    before[$pid]=$(awk '{print $14 + $15}' "/proc/$pid/stat")
+  done
+  sleep 10
+  for pid in "${!before[@]}"; do
+    ticks=$(awk '{print $14 + $15}' "/proc/$pid/stat")
+    printf '%-16s %5s %%\n' "$(cat "/proc/$pid/comm")" "$(awk -v t=$((ticks - before[$pid])) -v hz="$(getconf CLK_TCK)" 'BEGIN {printf "%.1f", t / hz * 10}')"
+  done
+}
+
+[[ $what == memory || $what == all ]] && bench_memory
+[[ $what == trap || $what == all ]] && bench_trap
+[[ $what == idle || $what == all ]] && bench_idle
+exit 0

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything with warnings as errors, and runs all tests.
+#
+#   sudo Scripts/test.sh                     what continuous integration runs
+#   sudo Scripts/test.sh --all               the rack tests at full size too (some ten minutes more)
+#   sudo Scripts/test.sh --filter PATTERN    only the tests whose names match
+#
+# The closing line counts passed, failed and skipped tests; the exit status is 0 only when none failed and some ran.
+source "$(dirname "$0")/lib.sh"
+filter=()
+while (($#)); do
+  case $1 in
+  --all) export LEGO_TEST_ALL=1 ;;
+  --filter)
+    [[ ${2:-} ]] || fail "--filter needs a pattern"
+    filter=(--filter "$2")
+    shift
+    ;;
+  *) fail "'$1' is not an option; there are: --all, --filter PATTERN" ;;
+  esac
+  shift
+done
+
+require_root
+install_build_packages
+# What the tests run inside racks and compare with native runs.
+install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps util-linux
+
+say "style"
+swift format lint --strict --recursive "$root/Sources" "$root/Tests" "$root/Package.swift" || fail "'swift format' finds fault"
+
+build tests
+export LEGO_PRODUCTS=$binaries
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+say "testing"
+status=0
+swift test --package-path "$root" -c "$configuration" -Xswiftc -enable-testing --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
+  tee "$log" | grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true
+status=${PIPESTATUS[0]}
+passed=$(grep -cE '^✔ Test [^r]|^✔ Test r[^u]' "$log" || true)
+failed=$(grep -cE '^✘ Test [^r]|^✘ Test r[^u]' "$log" || true)
+skipped=$(grep -cE '^(➜|→|⊘).* skipped' "$log" || true)
+grep -E '^(➜|→|⊘).* skipped' "$log" || true
+((status == 0 && passed > 0)) || ((failed > 0)) || failed=1
+echo "$passed passed, $failed failed, $skipped skipped"
+((failed == 0))

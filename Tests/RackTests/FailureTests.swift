@@ -1,0 +1,135 @@
+import Foundation
+import Glibc
+import Kernel
+import ManagementAPI
+import Testing
+
+/// Components are killed under running programs: exactly those that depended on them end, with the reason.
+@Suite(.serialized)
+struct FailureTests {
+    /// A program whose pages spread to remote memory, which says so and then checks them all until its input ends.
+    private let holder = """
+        import sys
+        l = [i * 7 for i in range(1_500_000)]
+        print('ready', flush=True)
+        sys.stdin.read()
+        assert all(l[i] == i * 7 for i in range(len(l)))
+        print(sum(l))
+        """
+
+    private func startHolder(_ rack: Rack) throws -> RunningCommand {
+        let running = try rack.command(
+            ["run", "--excache", "16MiB", "--", "/usr/bin/python3", "-c", holder],
+            input: []
+        ).start(keepingInputOpen: true)
+        let isReady = running.pump(until: .after(.seconds(60))) { output, _ in output.starts(with: "ready\n".utf8) }
+        try #require(isReady, "the program did not get ready")
+        return running
+    }
+
+    @Test func aLostMemoryComponentEndsExactlyTheProgramsWithPagesThere() throws {
+        try Rack.with(["--memories", "2", "--memory-size", "512MiB"]) { rack in
+            let first = try startHolder(rack)
+            let second = try startHolder(rack)
+            let programs = try rack.programs().sorted { $0.id < $1.id }
+            try #require(programs.count == 2)
+            let statistics = try programs.map { try rack.statistics($0.id) }
+            let homes = statistics.map { Set($0.perMemory.filter { $0.value > 0 }.keys) }
+            try #require(homes[0].isDisjoint(with: homes[1]), "both programs use \(homes)")
+            let victim = try #require(homes[0].first)
+
+            #expect(try rack.control(["component", "kill", victim]).status == 0)
+            let ended = first.finish(until: .after(.seconds(10)))
+            #expect(!ended.timedOut)
+            #expect(ended.status != 0)
+            #expect(ended.errors.contains(victim), "\(ended.errors)")
+            second.closeStandardInput()
+            let survivor = second.finish(until: .after(.seconds(60)))
+            #expect(survivor.status == 0, "\(survivor.errors)")
+            #expect(survivor.text == "ready\n\((0..<1_500_000).reduce(0) { $0 + $1 * 7 })\n")
+
+            let lost = try #require(try rack.programs().first { $0.id == programs[0].id })
+            #expect(lost.state == .lost)
+            #expect(lost.reason?.contains(victim) == true, "\(lost.reason ?? "no reason")")
+            #expect(try rack.programs().first { $0.id == programs[1].id }?.state == .exited)
+
+            #expect(try rack.control(["component", "start", victim]).status == 0)
+            #expect(try rack.components().allSatisfy { $0.health == "healthy" })
+            #expect(try rack.run([], ["/bin/echo", "again"]).text == "again\n")
+        }
+    }
+
+    @Test(arguments: ["processor0", "storage0", "manager"])
+    func aKilledComponentIsNoticedAndComesBack(_ name: String) throws {
+        try Rack.with { rack in
+            let running = try startHolder(rack)
+            #expect(try rack.control(["component", "kill", name]).status == 0)
+            if name == "manager" {
+                let status = try rack.control(["status"])
+                #expect(status.status != 0)
+                #expect(status.errors.split(separator: "\n").count == 1, "\(status.errors)")
+            } else {
+                let isNoticed = try rack.eventually(within: .seconds(2)) {
+                    try rack.components().first { $0.name == name }?.health == "lost"
+                }
+                #expect(isNoticed, "\(name) was not noticed to be lost within 2 s")
+            }
+            if name == "processor0" {
+                let ended = running.finish(until: .after(.seconds(10)))
+                #expect(!ended.timedOut && ended.status != 0)
+                #expect(ended.errors.contains(name), "\(ended.errors)")
+            }
+            #expect(try rack.control(["component", "start", name]).status == 0)
+            let isHealthy = try rack.eventually {
+                try rack.components().allSatisfy { $0.health == "healthy" }
+            }
+            #expect(isHealthy, "\(name) did not become healthy again")
+            if name == "manager" {
+                // The program ran on without a manager, and the new one knows it.
+                running.closeStandardInput()
+                let result = running.finish(until: .after(.seconds(60)))
+                #expect(result.status == 0, "\(result.errors)")
+                let isRecorded = try rack.eventually { try rack.programs().first?.state == .exited }
+                #expect(isRecorded, "the restarted manager does not record the end")
+            }
+            #expect(try rack.run([], ["/bin/echo", "again"]).text == "again\n")
+        }
+    }
+
+    @Test func nothingIsLeftAfterEveryDaemonWasKilled() throws {
+        try Rack.with { rack in
+            _ = try startHolder(rack)
+            let record = try JSONSerialization.jsonObject(
+                with: Data(contentsOf: URL(fileURLWithPath: rack.directory + "/state/rack.json")))
+            var pids: [Int] = []
+            collectPids(record, into: &pids)
+            try #require(pids.count >= 4, "rack.json names \(pids)")
+            for pid in pids { kill(pid_t(pid), SIGKILL) }
+            let isGone = try rack.eventually { rack.leftovers().filter { !$0.contains("legoctl") }.isEmpty }
+            #expect(isGone, "\(rack.leftovers())")
+        }
+    }
+
+    private func collectPids(_ value: Any, into pids: inout [Int]) {
+        if let object = value as? [String: Any] {
+            if let pid = object["pid"] as? Int { pids.append(pid) }
+            for child in object.values { collectPids(child, into: &pids) }
+        } else if let list = value as? [Any] {
+            for child in list { collectPids(child, into: &pids) }
+        }
+    }
+
+    @Test func memoryThatIsFullEndsTheProgramWithOneLine() throws {
+        try Rack.with(["--memories", "1", "--memory-size", "32MiB"]) { rack in
+            let script = "l=[bytes(4096)+i.to_bytes(4,'big') for i in range(40000)];print(len(l))"
+            let result = try rack.run(["--excache", "16MiB"], ["/usr/bin/python3", "-c", script])
+            #expect(result.status != 0)
+            #expect(!result.timedOut)
+            #expect(result.errors.contains("memory"), "\(result.errors)")
+            let program = try #require(try rack.programs().first)
+            #expect(program.state != .running)
+            #expect(program.reason?.isEmpty == false)
+            #expect(try rack.run([], ["/bin/echo", "room again"]).text == "room again\n")
+        }
+    }
+}
