@@ -68,7 +68,8 @@ let package = Package(
         .target(name: "ManagementAPI", dependencies: ["Kernel", "Wire"], swiftSettings: strict),
 
         // One service per component.
-        .target(name: "MemoryService", dependencies: ["Daemon", "Lite", "Wire", log, metrics], swiftSettings: strict),
+        .target(
+            name: "MemoryService", dependencies: ["Lite", "Kernel", "Wire", log, metrics], swiftSettings: strict),
         .target(
             name: "StorageService", dependencies: ["Daemon", "Lite", "Kernel", "Wire", "CLinux", log, metrics, system],
             swiftSettings: strict),
