@@ -19,6 +19,8 @@ let agentC: [CSetting] = [
 let log = Target.Dependency.product(name: "Logging", package: "swift-log")
 let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+/// What every daemon's executable needs beside its service.
+let frame: [Target.Dependency] = ["Daemon", "RackConfiguration", "Lite", "Fabric", "Kernel", "Wire", log, arguments]
 let system = Target.Dependency.product(name: "SystemPackage", package: "swift-system")
 
 let package = Package(
@@ -60,10 +62,15 @@ let package = Package(
             swiftSettings: strict),
         .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire"], swiftSettings: strict),
 
-        // The frame that all daemons share: configuration file, logging, signals, registration and heartbeats.
+        // Configuration files: schemas, their default files, checked reading.
+        .target(
+            name: "RackConfiguration", dependencies: ["Kernel", .product(name: "TOMLKit", package: "TOMLKit")],
+            swiftSettings: strict),
+
+        // The frame that all daemons share: arguments, logging, signals, registration and heartbeats.
         .target(
             name: "Daemon",
-            dependencies: ["Lite", "Kernel", "Wire", log, arguments, .product(name: "TOMLKit", package: "TOMLKit")],
+            dependencies: ["RackConfiguration", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, arguments],
             swiftSettings: strict),
         .target(name: "ManagementAPI", dependencies: ["Kernel", "Wire"], swiftSettings: strict),
 
@@ -90,18 +97,16 @@ let package = Package(
 
         // Thin executables.
         .executableTarget(
-            name: "lego-memory", dependencies: ["MemoryService", "Daemon", arguments], swiftSettings: strict),
+            name: "lego-memory", dependencies: ["MemoryService"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "lego-storage", dependencies: ["StorageService", "Daemon", arguments], swiftSettings: strict),
+            name: "lego-storage", dependencies: ["StorageService"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "lego-processor", dependencies: ["ProcessorService", "Daemon", arguments], swiftSettings: strict),
+            name: "lego-processor", dependencies: ["ProcessorService"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "lego-manager", dependencies: ["ManagerService", "Daemon", arguments], swiftSettings: strict),
+            name: "lego-manager", dependencies: ["ManagerService"] + frame, swiftSettings: strict),
         .executableTarget(
             name: "legoctl",
-            dependencies: [
-                "ManagementAPI", "Kernel", "Wire", "CLinux", arguments, .product(name: "TOMLKit", package: "TOMLKit"),
-            ],
+            dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],
             swiftSettings: strict),
 
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
@@ -113,7 +118,12 @@ let package = Package(
         .testTarget(
             name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], swiftSettings: strict),
         .testTarget(name: "ManagerTests", dependencies: ["ManagerService", "ManagementAPI"], swiftSettings: strict),
-        .testTarget(name: "ControlTests", dependencies: ["legoctl", "Daemon"], swiftSettings: strict),
+        .testTarget(
+            name: "ControlTests",
+            dependencies: [
+                "legoctl", "RackConfiguration", "Daemon", "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire",
+            ],
+            swiftSettings: strict),
         .testTarget(
             name: "RackTests", dependencies: ["ManagementAPI", "Kernel"], exclude: ["Programs"], swiftSettings: strict),
     ],

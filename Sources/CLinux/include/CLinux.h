@@ -5,5 +5,6 @@
 #include "lego_futex.h"
 #include "lego_memfd.h"
 #include "lego_pidfd.h"
+#include "lego_signal.h"
 #include "lego_socket.h"
 #include "lego_thread.h"

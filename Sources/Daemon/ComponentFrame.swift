@@ -1,0 +1,123 @@
+import Fabric
+import Glibc
+import Kernel
+import Lite
+import Logging
+import RackConfiguration
+import Synchronization
+import Wire
+
+/// A component that joins a manager: its node, its membership, and the order in which they start and stop. A daemon makes one,
+/// makes its service with `node`, and runs it.
+public final class ComponentFrame: Sendable {
+    public let node: RackNode
+    public let context: DaemonContext
+    /// The way to the manager, for the service's calls.
+    public let manager = ManagerLinkPromise()
+    private let kind: ComponentKind
+
+    /// Opens the node: `poolBytes` of registered memory, whole pages. `adjust` may change the node's other sizes.
+    public init(
+        _ context: DaemonContext, kind: ComponentKind, poolBytes: UInt64,
+        adjust: (inout LiteConfiguration) -> Void = { _ in }
+    ) throws {
+        self.context = context
+        self.kind = kind
+        let name = context.settings[CommonKeys.name]
+        let listen = context.settings[CommonKeys.listen]
+        if ["0.0.0.0", "::", "*"].contains(listen.host) {
+            throw ConfigurationError(
+                at: context.settings.origin(of: CommonKeys.listen), key: CommonKeys.listen.path,
+                is: .text(listen.description),
+                allowed: "an address of this host at which the other components reach it, not all addresses at once")
+        }
+        var configuration = LiteConfiguration(
+            name: name.isEmpty ? kind.word : name, listen: FabricAddress(listen), poolBytes: Int(poolBytes) & ~4095)
+        adjust(&configuration)
+        node = try RackNode(device: SoftDevice(), configuration: configuration)
+    }
+
+    /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager is told.
+    /// At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed.
+    public func run(
+        peerLost: @escaping @Sendable (LitePeer) -> Void = { _ in },
+        leave: @escaping @Sendable () -> Void = {},
+        stop: @escaping @Sendable () -> Void = {},
+        start: () throws -> ComponentHooks
+    ) throws -> any RunningDaemon {
+        let manager = manager
+        node.register(RackFunction.terminate, ManagerComponentTerminate.self, Acknowledgement.self) { peer, _ in
+            guard manager.link?.isManager(peer) == true else { return (.fenced, nil) }
+            // The manager asks for a death without preparation; only the kernel can give one.
+            kill(getpid(), SIGKILL)
+            return (.ok, Acknowledgement())
+        }
+        node.onPeerLost { peer in
+            manager.link?.peerLost(peer)
+            peerLost(peer)
+        }
+        do {
+            try node.start()
+            let link = try makeLink(try start())
+            manager.fulfill(link)
+            try link.start()
+            return RunningComponent(node: node, link: link, leave: leave, stop: stop)
+        } catch {
+            leave()
+            node.close()
+            stop()
+            throw error
+        }
+    }
+
+    private func makeLink(_ hooks: ComponentHooks) throws -> ManagerLink {
+        var hooks = hooks
+        let registered = hooks.registered
+        let readiness = context.readiness
+        let address = node.address.description
+        hooks.registered = { name, manager in
+            registered(name, manager)
+            readiness.report(.ready(name: name, liteAddress: address, apiAddress: ""))
+        }
+        let context = context
+        return try ManagerLink(
+            node: node, kind: kind, name: context.settings[CommonKeys.name],
+            manager: FabricAddress(context.settings[CommonKeys.manager]), hooks: hooks, logger: context.logger,
+            fail: { context.fail($0) })
+    }
+}
+
+/// The link to the manager, which exists only after the service that wants to call it.
+public final class ManagerLinkPromise: Sendable {
+    private let value = Mutex<ManagerLink?>(nil)
+
+    init() {}
+
+    func fulfill(_ link: ManagerLink) { value.withLock { $0 = link } }
+
+    /// nil until the component joins.
+    public var link: ManagerLink? { value.withLock { $0 } }
+}
+
+private final class RunningComponent: RunningDaemon {
+    private let node: RackNode
+    private let link: ManagerLink
+    private let leaveRack: @Sendable () -> Void
+    private let stopService: @Sendable () -> Void
+
+    init(
+        node: RackNode, link: ManagerLink, leave: @escaping @Sendable () -> Void, stop: @escaping @Sendable () -> Void
+    ) {
+        self.node = node
+        self.link = link
+        self.leaveRack = leave
+        self.stopService = stop
+    }
+
+    func stop() {
+        leaveRack()
+        link.stop()
+        node.close()
+        stopService()
+    }
+}

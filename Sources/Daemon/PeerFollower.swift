@@ -1,0 +1,116 @@
+import Fabric
+import Glibc
+import Kernel
+import Lite
+import Logging
+import Synchronization
+import Wire
+
+/// Keeps a connection to the rack's component of one kind, through its restarts: how a processor reaches its storage.
+///
+/// Lock order: `state` is a leaf.
+public final class PeerFollower: Sendable {
+    private struct State {
+        /// The component that the membership names, or nil.
+        var target: RackMember?
+        /// The connection to it, once made and while it lives.
+        var peer: LitePeer?
+        var isStopping = false
+    }
+
+    private let node: RackNode
+    private let kind: ComponentKind
+    private let logger: Logger
+    private let state = Mutex(State())
+    private let wake: EventDescriptor
+    private let thread = Mutex<KernelThread?>(nil)
+
+    public init(node: RackNode, kind: ComponentKind, logger: Logger) throws(KernelError) {
+        self.node = node
+        self.kind = kind
+        self.logger = logger
+        self.wake = try EventDescriptor()
+    }
+
+    public func start() throws(KernelError) {
+        let thread = try KernelThread(name: "lego-follow") { [self] in run() }
+        self.thread.withLock { $0 = thread }
+    }
+
+    public func stop() {
+        state.withLock { $0.isStopping = true }
+        wake.signal()
+        let thread = self.thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        thread?.join()
+    }
+
+    /// The connected component; nil while there is none. Any thread, cheap.
+    public func current() -> LitePeer? {
+        state.withLock { $0.peer.flatMap { $0.isConnected ? $0 : nil } }
+    }
+
+    /// The name of the component that is followed; nil while the rack has none.
+    public var targetName: String? { state.withLock { $0.target?.name } }
+
+    /// For `ComponentHooks.membershipChanged`. Stays with the present component while it lives, else takes the first by name.
+    public func membershipChanged(_ members: [RackMember]) {
+        let candidates = members.filter { $0.kind == kind && $0.health != .lost }.sorted { $0.name < $1.name }
+        state.withLock { state in
+            let present = candidates.first { $0.node == state.target?.node }
+            state.target = present ?? candidates.first
+            if state.peer?.id != state.target?.node { state.peer = nil }
+        }
+        wake.signal()
+    }
+
+    /// To be called for every peer that Lite gives up.
+    public func peerLost(_ peer: LitePeer) {
+        let wasTarget = state.withLock { state in
+            guard state.peer === peer else { return false }
+            state.peer = nil
+            return true
+        }
+        if wasTarget { wake.signal() }
+    }
+
+    private func run() {
+        var pause = Backoff()
+        while true {
+            let (target, isStopping) = state.withLock { ($0.peer == nil ? $0.target : nil, $0.isStopping) }
+            if isStopping { return }
+            guard let target else {
+                wait(until: .never)
+                continue
+            }
+            if connect(to: target) {
+                pause.reached()
+            } else {
+                wait(until: .after(pause.next()))
+            }
+        }
+    }
+
+    private func connect(to target: RackMember) -> Bool {
+        guard let address = FabricAddress(target.liteAddress) else { return false }
+        do {
+            let peer = try node.connect(to: address, until: .after(.seconds(2)))
+            // Another life of the component at the same address: the membership will name it.
+            if peer.id != target.node { return false }
+            state.withLock { if $0.target?.node == target.node { $0.peer = peer } }
+            logger.info("connected", metadata: ["to": "\(target.name)", "node": "\(target.node)"])
+            return true
+        } catch {
+            logger.debug("cannot reach \(target.name)", metadata: ["reason": "\(error)"])
+            return false
+        }
+    }
+
+    private func wait(until deadline: Deadline) {
+        var watched = pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0)
+        _ = poll(&watched, 1, deadline.pollMilliseconds)
+        wake.drain()
+    }
+}
