@@ -60,7 +60,7 @@ let package = Package(
         .target(
             name: "Fabric", dependencies: ["Kernel", "Wire", "CLinux", "CVerbs", "CRdmaCM", "CNuma"],
             swiftSettings: strict),
-        .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire"], swiftSettings: strict),
+        .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
 
         // Configuration files: schemas, their default files, checked reading.
         .target(
@@ -111,7 +111,8 @@ let package = Package(
 
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel"], swiftSettings: strict),
-        .testTarget(name: "LiteTests", dependencies: ["Lite", "Fabric"], swiftSettings: strict),
+        .testTarget(
+            name: "LiteTests", dependencies: ["Lite", "Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
         .testTarget(name: "MemoryTests", dependencies: ["MemoryService", "Lite"], swiftSettings: strict),
         .testTarget(
             name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),

@@ -1,107 +1,229 @@
+import CLinux
 import Fabric
 import Kernel
+import Synchronization
 import Wire
-
-/// A node that is or was connected. Kept by whoever talks to it; never becomes another node.
-public final class LitePeer: Sendable {
-    public let id: NodeID
-    /// Bytes of the peer's pool; transfers beyond are refused here, before anything is sent.
-    public let poolBytes: UInt64
-    init(id: NodeID, poolBytes: UInt64) {
-        self.id = id
-        self.poolBytes = poolBytes
-    }
-    public var isConnected: Bool { fatalError("in work") }
-    public var link: LinkKind { fatalError("in work") }
-}
 
 /// A node of the rack: the only way in which daemons talk to each other (LITE, SOSP'17). One registered pool, K queue pairs to
 /// each peer shared by all threads, remote procedure calls by write-with-immediate, one poller for everything that arrives.
 ///
-/// All calls are safe on any thread. No call or transfer allocates.
+/// All calls are safe on any thread. No call or transfer allocates. A node that was started lives until `close`.
+///
+/// Threads: `poll` serves requests and takes lost links down; `accept` takes connections; `event` reports lost peers; `w0`… run
+/// handlers. Whoever waits for a response polls for it, see `CompletionGate`.
+///
+/// Lock order: `membership`, then nothing; a gate's lock and a pool's lock are leaves and are never nested. Handlers and
+/// `onPeerLost` run without any lock.
 public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     /// Answers a request. `response` holds the function's `responseBytes_max`; the count that is answered is sent. `from` is the
-    /// caller. The buffers are valid until the handler returns.
+    /// caller. The buffers are valid until the handler returns. The bytes of the request lie in memory that the peer can write:
+    /// what is checked must be read once.
     public typealias Handler =
         @Sendable (_ from: LitePeer, _ request: UnsafeRawBufferPointer, _ response: UnsafeMutableRawBufferPointer) ->
         CallResult
 
+    /// A request on its way to a worker.
+    struct Job {
+        let link: Link<Device>
+        let peer: LitePeer
+        let request: IncomingRequest
+    }
+
     public let id: NodeID = .random()
-    /// This node's registered memory.
-    public var pool: UnsafeMutableRawBufferPointer { fatalError("in work") }
-
-    /// Opens the pool and listens, but answers nobody before `start`.
-    public init(device: Device, configuration: LiteConfiguration) throws(LiteError) { fatalError("in work") }
-
     /// The address with the port that was taken.
-    public var address: FabricAddress { fatalError("in work") }
+    public let address: FabricAddress
+    let device: Device
+    let configuration: LiteConfiguration
+    let spin_ns: UInt64
+    let poolRegion: Device.Region
+    let functions = FunctionTable()
+    /// Requests of all peers arrive here. Polled by the poller only.
+    let requests: Device.Queue
+    /// Responses of all peers arrive here. Polled by whoever waits for one.
+    let responses: CompletionGate<Device.Queue>
+    /// Unretained links by number, 0 where there is none: what a completion finds its link by. A link is entered before its
+    /// first receive is posted, and taken out by the poller under the lock of `responses`.
+    let table: UnsafeMutablePointer<UInt64>
+    let membership: Mutex<Membership<Device>>
+    /// Futex word that changes with the membership.
+    let changes: UnsafeMutablePointer<UInt32>
+    /// Ends the poller's sleep.
+    let kick: KickDescriptor
+    /// How many links have failed and wait for the poller to take them down.
+    let failures = Atomic<Int>(0)
+    /// How many responses wait for room in a send queue.
+    let unsent = Atomic<Int>(0)
+    let isStopping = Atomic<Bool>(false)
+    let pollerThread = Atomic<Int32>(0)
+    let workers: WorkerPool<Job>
+    let events: WorkerPool<LitePeer>
+    /// Written before `start`.
+    private var peerLost: (@Sendable (LitePeer) -> Void)?
+    /// Owned by `start` and `close`.
+    private var poller: KernelThread?
+    private var acceptor: KernelThread?
+    /// Lost peers that the event thread has no room for yet. The poller's alone.
+    var unreported: [LitePeer] = []
 
-    /// Offers a function to all peers. Before `start` only.
+    /// This node's registered memory: zeroed, page-aligned. Valid until `close`.
+    public var pool: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(start: poolRegion.base, count: configuration.poolBytes)
+    }
+
+    /// Opens the pool and listens, but answers nobody before `start`. The node takes the device over and closes it.
+    public init(device: Device, configuration: LiteConfiguration) throws(LiteError) {
+        try Self.validate(configuration)
+        self.device = device
+        self.configuration = configuration
+        let spin = configuration.spin.components
+        spin_ns = UInt64(max(0, spin.seconds)) * 1_000_000_000 + UInt64(max(0, spin.attoseconds)) / 1_000_000_000
+        let links = configuration.peers_max
+        // Each queue pair of each link may have a receive for each call slot; each can complete at once when a peer is lost.
+        let completions_max = links * (configuration.queuePairsPerPeer + 1) / 2 * configuration.callsPerPeer_max
+        do throws(FabricError) {
+            poolRegion = try device.allocate(bytes: configuration.poolBytes, access: configuration.poolAccess)
+            requests = try device.makeCompletionQueue(capacity: completions_max)
+            let responseQueue = try device.makeCompletionQueue(capacity: completions_max)
+            do throws(KernelError) {
+                kick = try KickDescriptor()
+                responses = CompletionGate(queue: responseQueue, kick: try KickDescriptor())
+            } catch { throw .system(error) }
+            address = try device.listen(on: configuration.listen)
+        } catch { throw .fabric(error) }
+        table = .allocate(capacity: links)
+        table.initialize(repeating: 0, count: links)
+        membership = Mutex(Membership(capacity: links))
+        changes = .allocate(capacity: 1)
+        changes.initialize(to: 0)
+        workers = WorkerPool(capacity: configuration.workerQueue_max)
+        events = WorkerPool(capacity: links)
+    }
+
+    deinit {
+        table.deallocate()
+        changes.deallocate()
+    }
+
+    private static func validate(_ configuration: LiteConfiguration) throws(LiteError) {
+        func check(_ name: String, _ value: Int, _ range: ClosedRange<Int>) throws(LiteError) {
+            if !range.contains(value) {
+                throw .invalid("\(name) of \(value) is out of range: \(range.lowerBound) to \(range.upperBound)")
+            }
+        }
+        try check("queuePairsPerPeer", configuration.queuePairsPerPeer, LiteLimit.queuePairs)
+        try check("callsPerPeer_max", configuration.callsPerPeer_max, LiteLimit.calls)
+        try check("messageBytes_max", configuration.messageBytes_max, LiteLimit.messageBytes)
+        try check("peers_max", configuration.peers_max, LiteLimit.peers)
+        try check("workers", configuration.workers, LiteLimit.workers)
+        try check("workerQueue_max", configuration.workerQueue_max, LiteLimit.workerQueue)
+        if configuration.poolBytes <= 0 || configuration.poolBytes % 4096 != 0 {
+            throw .invalid("poolBytes of \(configuration.poolBytes) is out of range: a positive multiple of 4096")
+        }
+    }
+
+    /// Offers a function to all peers. Before `start` only. Neither size may exceed `messageBytes_max`.
     public func register(
         _ function: FunctionID, requestBytes_max: Int, responseBytes_max: Int, on thread: HandlerThread,
         _ handler: @escaping Handler
-    ) { fatalError("in work") }
+    ) {
+        precondition(requestBytes_max <= configuration.messageBytes_max, "request larger than messageBytes_max")
+        precondition(responseBytes_max <= configuration.messageBytes_max, "response larger than messageBytes_max")
+        membership.withLock { precondition(!$0.isStarted, "functions are registered before start") }
+        functions.add(
+            function,
+            FunctionTable.Entry(
+                requestBytes_max: requestBytes_max, responseBytes_max: responseBytes_max, thread: thread,
+                handler: handler))
+    }
 
-    /// Called on a Lite thread, once per peer, after the last operation of that peer has been failed. Before `start` only.
-    public func onPeerLost(_ handler: @escaping @Sendable (LitePeer) -> Void) { fatalError("in work") }
+    /// Called on a Lite thread of its own, once per peer, after the last operation of that peer has been failed. It may block, call
+    /// and connect. Before `start` only.
+    public func onPeerLost(_ handler: @escaping @Sendable (LitePeer) -> Void) {
+        membership.withLock { precondition(!$0.isStarted, "onPeerLost is set before start") }
+        peerLost = handler
+    }
 
-    /// Starts the poller, the workers and the acceptance of peers.
-    public func start() throws(LiteError) { fatalError("in work") }
-
-    /// Connects to the node at `address`, or answers the peer when it is connected already.
-    public func connect(to address: FabricAddress, until deadline: Deadline) throws(LiteError) -> LitePeer {
-        fatalError("in work")
+    /// Starts the poller, the workers and the acceptance of peers. Once.
+    public func start() throws(LiteError) {
+        let starts = membership.withLock { membership in
+            if membership.isStarted || membership.isClosing { return false }
+            membership.isStarted = true
+            return true
+        }
+        if !starts { throw .invalid("the node \(configuration.name) was started or closed before: start it once") }
+        let peerLost = peerLost
+        do throws(KernelError) {
+            try events.start(name: "\(configuration.name)/ev", threads: 1) { peerLost?($0) }
+            try workers.start(name: configuration.name, threads: configuration.workers) { self.work($0) }
+            poller = try KernelThread(name: "\(configuration.name)/poll") { self.poll() }
+            acceptor = try KernelThread(name: "\(configuration.name)/accept") { self.accept() }
+        } catch {
+            close()
+            throw .system(error)
+        }
     }
 
     /// The connected peer of that id.
-    public func peer(_ id: NodeID) -> LitePeer? { fatalError("in work") }
+    public func peer(_ id: NodeID) -> LitePeer? { membership.withLock { $0.peer(id) } }
 
-    /// Ends the connection to a peer: what is under way ends as `peerLost`, and the peer can reach nothing here any more.
-    public func disconnect(_ peer: LitePeer) { fatalError("in work") }
-
-    /// Calls a function at `peer` and waits for the answer. The response is written into `response`.
-    public func call(
-        _ peer: LitePeer, _ function: FunctionID, request: UnsafeRawBufferPointer,
-        response: UnsafeMutableRawBufferPointer, until deadline: Deadline
-    ) -> CallResult { fatalError("in work") }
-
-    /// Copies from the peer's pool into this one's, one-sided: the peer's CPU has no part in it. All pieces, or an error after
-    /// which any part of the local memory may have been written.
-    public func read(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
-        fatalError("in work")
+    /// The peers that are connected now.
+    public var peers: [LitePeer] {
+        membership.withLock { membership in
+            membership.established.values.compactMap { link in link.isLost ? nil : link.peer }
+        }
     }
 
-    /// Copies from this node's pool into the peer's, one-sided. On an error any part of the remote memory may have been written.
-    public func write(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
-        fatalError("in work")
+    /// Ends the connection to a peer: what is under way ends as `peerLost`, and when this returns the peer can reach nothing here
+    /// any more. From a handler on the poller it only begins to.
+    public func disconnect(_ peer: LitePeer) {
+        guard let link = link(of: peer) else { return }
+        fail(link)
+        if pollerThread.load(ordering: .relaxed) == lego_thread_id() { return }
+        waitForChange(until: .after(.seconds(10))) { $0.links.allSatisfy { $0 !== link } }
     }
 
-    /// Adds to an aligned 8-byte word of the peer's pool; answers its former value through `former`.
-    public func fetchAdd(
-        _ peer: LitePeer, remoteOffset: UInt64, add: UInt64, former: inout UInt64, until deadline: Deadline
-    ) -> Status { fatalError("in work") }
+    /// Disconnects every peer, ends the threads and gives the pool back. Idempotent. Not from a handler.
+    public func close() {
+        let closes = membership.withLock { membership in
+            defer { membership.isClosing = true }
+            return !membership.isClosing
+        }
+        if !closes { return }
+        // Fails every link; the poller has taken them all down when it ends.
+        isStopping.store(true, ordering: .sequentiallyConsistent)
+        let remaining = membership.withLock { $0.links.compactMap { $0 } }
+        for link in remaining { fail(link) }
+        kick.signal()
+        poller?.join()
+        // Handlers that are under way run on to their end: their calls answer `peerLost`.
+        workers.stop()
+        events.stop()
+        device.close()
+        acceptor?.join()
+        poolRegion.deregister()
+    }
 
-    /// Stores `desired` in an aligned 8-byte word of the peer's pool if it holds `expected`; answers its former value.
-    public func compareSwap(
-        _ peer: LitePeer, remoteOffset: UInt64, expected: UInt64, desired: UInt64, former: inout UInt64,
-        until deadline: Deadline
-    ) -> Status { fatalError("in work") }
+    /// The link behind a peer of this node.
+    @inline(__always)
+    func link(of peer: LitePeer) -> Link<Device>? {
+        if peer.core.owner != ObjectIdentifier(self) { return nil }
+        return unsafeDowncast(peer.core, to: Link<Device>.self)
+    }
 
-    /// Disconnects every peer, ends the threads and gives the pool back. Idempotent.
-    public func close() { fatalError("in work") }
-}
+    /// Announces a change of the membership to those who wait for one.
+    func announceChange() {
+        _ = lego_atomic_add_u32(changes, 1)
+        Futex.wake(changes, count: .max)
+    }
 
-extension LiteNode {
-    /// Encodes, calls and decodes: for the control path. Allocates.
-    public func call<Request: WireMessage, Response: WireMessage>(
-        _ peer: LitePeer, _ function: FunctionID, _ request: Request, answer: Response.Type = Response.self,
-        until deadline: Deadline
-    ) -> (status: Status, response: Response?) { fatalError("in work") }
-
-    /// Registers a handler that decodes, runs on a worker and encodes: for the control path. A request that does not decode is
-    /// answered `malformed`.
-    public func register<Request: WireMessage, Response: WireMessage>(
-        _ function: FunctionID, _ request: Request.Type, _ response: Response.Type,
-        _ handler: @escaping @Sendable (LitePeer, Request) -> (Status, Response?)
-    ) { fatalError("in work") }
+    /// Waits until the membership satisfies a condition; false at the deadline.
+    @discardableResult
+    func waitForChange(until deadline: Deadline, _ condition: (borrowing Membership<Device>) -> Bool) -> Bool {
+        while true {
+            let seen = lego_atomic_load_u32(changes)
+            if membership.withLock({ condition($0) }) { return true }
+            if deadline.hasPassed { return false }
+            Futex.wait(changes, while: seen, until: deadline)
+        }
+    }
 }

@@ -13,14 +13,21 @@ public struct LiteConfiguration: Sendable {
     public var poolBytes: Int
     /// What peers may do with the pool.
     public var poolAccess: RemoteAccess = .all
-    /// Queue pairs to each peer, shared by all threads (K in LITE §6.2).
+    /// Queue pairs to each peer, shared by all threads (K in LITE §6.2): half carry the calls of one side, half the other's. 2 to
+    /// 16; the lesser of the two nodes' numbers is used.
     public var queuePairsPerPeer = 2
-    /// Calls of one peer that may be under way at a time; a further caller waits for a slot.
+    /// Calls to one peer that may be under way at a time; a further caller waits for a slot. 1 to 1024; the lesser of the two
+    /// nodes' numbers is used, here and for `messageBytes_max`.
     public var callsPerPeer_max = 64
-    /// Longest request or response in bytes. Larger data moves one-sided.
+    /// Longest request or response in bytes, 256 to 1 MiB. Larger data moves one-sided. A peer costs
+    /// `4 * callsPerPeer_max * messageBytes_max` bytes of address space; only what messages touch takes memory.
     public var messageBytes_max = 64 << 10
+    /// Peers at a time, 1 to 1024; a further one is refused.
+    public var peers_max = 64
     /// Threads that run handlers registered for `.worker`.
     public var workers = 2
+    /// Requests that may wait for a worker; further ones are answered `busy`.
+    public var workerQueue_max = 1024
     /// How long the poller and a waiting caller spin before they sleep (LITE §5.2, adaptive).
     public var spin: Duration = .microseconds(10)
 

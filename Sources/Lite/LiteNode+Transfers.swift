@@ -1,0 +1,312 @@
+import CLinux
+import Fabric
+import Glibc
+import Kernel
+import Wire
+
+/// How transfers are cut up. A *burst* is posted under one hold of the queue pair's lock, the last of its requests signalled; as
+/// many bursts as fill a *window* are under way before the thread waits. The send queue has room for every thread's window.
+enum TransferLimit {
+    /// One request, and the bytes of a burst: what a device that copies at posting holds the lock for, some 20 µs.
+    static let burstBytes = 256 << 10
+    static let burstRequests = 8
+    static let windowRequests = 16
+    /// How long the memory of a transfer that timed out is waited for after its connection has been ended.
+    static let flush: Duration = .seconds(10)
+}
+
+extension LiteNode {
+    /// Copies from the peer's pool into this one's, one-sided: the peer's CPU has no part in it. All pieces, or an error after
+    /// which any part of the local memory may have been written. A piece outside either pool, or a pool that the peer does not
+    /// open for reading, is answered `accessRefused` before anything is sent. At the deadline the connection to the peer is
+    /// ended, as nothing else keeps late bytes from landing.
+    @specialized(where Device == SoftDevice)
+    public func read(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
+        transfer(.read, .read, peer, pieces, until: deadline)
+    }
+
+    /// Copies from this node's pool into the peer's, one-sided. On an error any part of the remote memory may have been written.
+    /// Refusals and deadline as for `read`.
+    @specialized(where Device == SoftDevice)
+    public func write(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
+        transfer(.write, .write, peer, pieces, until: deadline)
+    }
+
+    /// Adds to an aligned 8-byte word of the peer's pool; answers its former value through `former`. Refusals and deadline as for
+    /// `read`.
+    @specialized(where Device == SoftDevice)
+    public func fetchAdd(
+        _ peer: LitePeer, remoteOffset: UInt64, add: UInt64, former: inout UInt64, until deadline: Deadline
+    ) -> Status {
+        atomic(.fetchAdd, peer, remoteOffset, operand: add, swap: 0, &former, until: deadline)
+    }
+
+    /// Stores `desired` in an aligned 8-byte word of the peer's pool if it holds `expected`; answers its former value. Refusals
+    /// and deadline as for `read`.
+    @specialized(where Device == SoftDevice)
+    public func compareSwap(
+        _ peer: LitePeer, remoteOffset: UInt64, expected: UInt64, desired: UInt64, former: inout UInt64,
+        until deadline: Deadline
+    ) -> Status {
+        atomic(.compareSwap, peer, remoteOffset, operand: expected, swap: desired, &former, until: deadline)
+    }
+
+    // MARK: Pieces
+
+    @inline(__always)
+    private func transfer(
+        _ opcode: WorkOpcode, _ right: RemoteAccess, _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>,
+        until deadline: Deadline
+    ) -> Status {
+        guard let link = link(of: peer) else { return .peerLost }
+        if link.isLost { return .peerLost }
+        guard link.remotePoolAccess.contains(right) else { return .accessRefused }
+        for piece in pieces where !isInside(piece, link) { return .accessRefused }
+        var cursor = TransferCursor(pieces)
+        if cursor.isAtEnd { return .ok }
+        let slot: Int
+        switch takeTransfer(link, until: deadline) {
+        case .success(let taken): slot = taken
+        case .failure(let status): return status.status
+        }
+        guard let port = link.ports[slot % link.pairCount] else {
+            link.giveTransfer(slot)
+            return .peerLost
+        }
+        repeat {
+            if !postWindow(opcode, link, port, slot, &cursor, until: deadline) { return .timedOut }
+            if !finish(link, port, slot, until: deadline) { return .timedOut }
+        } while !cursor.isAtEnd && link.transferWaiters[slot].status == 0
+        return conclude(link, slot)
+    }
+
+    /// Whether both ends of a piece lie inside their pools.
+    @inline(__always)
+    private func isInside(_ piece: Transfer, _ link: Link<Device>) -> Bool {
+        let local = UInt(bitPattern: piece.local) &- UInt(bitPattern: poolRegion.base)
+        let (end, overflow) = piece.remoteOffset.addingReportingOverflow(UInt64(truncatingIfNeeded: piece.count))
+        return piece.count >= 0 && local <= UInt(configuration.poolBytes)
+            && UInt(bitPattern: piece.count) <= UInt(configuration.poolBytes) &- local
+            && !overflow && end <= link.remotePoolBytes
+    }
+
+    /// Posts up to a window of requests. False when the send queue stays full until the deadline: the link then is failed, and
+    /// the transfer's slot is not used again.
+    @inline(__always)
+    private func postWindow(
+        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ cursor: inout TransferCursor,
+        until deadline: Deadline
+    ) -> Bool {
+        let waiter = link.transferWaiters + slot
+        var window = 0
+        var isOpen = false
+        while window < TransferLimit.windowRequests, !cursor.isAtEnd {
+            port.gate.lock.lock()
+            if waiter.isOver { waiter.begin() }
+            if !isOpen { waiter.pointee.count += 1 }
+            isOpen = true
+            var requests = 0
+            var bytes = 0
+            while isOpen {
+                let piece = cursor.peek(max: TransferLimit.burstBytes)
+                requests += 1
+                bytes += piece.count
+                let isLast =
+                    requests == TransferLimit.burstRequests || bytes >= TransferLimit.burstBytes
+                    || cursor.isLast(piece.count)
+                if !post(opcode, link, port, slot, piece, isLast) { break }
+                cursor.advance(piece.count)
+                isOpen = !isLast
+            }
+            port.drainLocked(link.transferWaiters)
+            // A device that completes at posting leaves the window empty.
+            window = waiter.isOver ? 0 : window + requests
+            port.gate.lock.unlock()
+            if isOpen {
+                if deadline.hasPassed {
+                    fail(link)
+                    return false
+                }
+                sched_yield()
+            }
+        }
+        return true
+    }
+
+    @inline(__always)
+    private func post(
+        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ piece: Transfer, _ isLast: Bool
+    ) -> Bool {
+        port.elements[0] = ScatterElement(address: piece.local, count: piece.count, localKey: poolRegion.localKey)
+        var work = WorkRequest(opcode, local: UnsafeBufferPointer(start: port.elements, count: 1))
+        work.remoteAddress = link.remotePoolAddress &+ piece.remoteOffset
+        work.remoteKey = link.remotePoolKey
+        return port.postLocked(&work, transfer: slot, isLast: isLast, link.transferWaiters)
+    }
+
+    // MARK: Atomics
+
+    @inline(__always)
+    private func atomic(
+        _ opcode: WorkOpcode, _ peer: LitePeer, _ remoteOffset: UInt64, operand: UInt64, swap: UInt64,
+        _ former: inout UInt64, until deadline: Deadline
+    ) -> Status {
+        guard let link = link(of: peer) else { return .peerLost }
+        if link.isLost { return .peerLost }
+        guard link.remotePoolAccess.contains(.atomic), remoteOffset % 8 == 0, link.remotePoolBytes >= 8,
+            remoteOffset <= link.remotePoolBytes - 8
+        else { return .accessRefused }
+        let slot: Int
+        switch takeTransfer(link, until: deadline) {
+        case .success(let taken): slot = taken
+        case .failure(let status): return status.status
+        }
+        guard let port = link.ports[slot % link.pairCount] else {
+            link.giveTransfer(slot)
+            return .peerLost
+        }
+        let result = link.outbox.base + (link.layout.bytes + slot * 8)
+        port.gate.lock.lock()
+        link.transferWaiters[slot].count = 1
+        while true {
+            port.elements[0] = ScatterElement(address: result, count: 8, localKey: link.outbox.localKey)
+            var work = WorkRequest(opcode, local: UnsafeBufferPointer(start: port.elements, count: 1))
+            work.remoteAddress = link.remotePoolAddress &+ remoteOffset
+            work.remoteKey = link.remotePoolKey
+            work.operand = operand
+            work.swap = swap
+            if port.postLocked(&work, transfer: slot, isLast: true, link.transferWaiters) { break }
+            port.gate.lock.unlock()
+            if deadline.hasPassed {
+                link.giveTransfer(slot)
+                return .timedOut
+            }
+            sched_yield()
+            port.gate.lock.lock()
+        }
+        port.drainLocked(link.transferWaiters)
+        port.gate.lock.unlock()
+        if !finish(link, port, slot, until: deadline) { return .timedOut }
+        if link.transferWaiters[slot].status == 0 { former = result.load(as: UInt64.self) }
+        return conclude(link, slot)
+    }
+
+    // MARK: Slots
+
+    /// A status as an error, for `Result`.
+    private struct Refusal: Error { let status: Status }
+
+    /// A slot for a transfer; its waiter is pending.
+    @inline(__always)
+    private func takeTransfer(_ link: Link<Device>, until deadline: Deadline) -> Result<Int, Refusal> {
+        var taken = link.transfers.take()
+        while taken == nil {
+            if link.isLost { return .failure(Refusal(status: .peerLost)) }
+            if !link.transfers.waitForChange(until: deadline, orWhen: { link.isLost }) {
+                return .failure(Refusal(status: .timedOut))
+            }
+            taken = link.transfers.take()
+        }
+        let slot = taken!
+        let waiter = link.transferWaiters + slot
+        waiter.pointee.status = 0
+        waiter.pointee.count = 0
+        waiter.begin()
+        if link.isLost {
+            link.giveTransfer(slot)
+            return .failure(Refusal(status: .peerLost))
+        }
+        return .success(slot)
+    }
+
+    /// Waits for all that a transfer has posted. False at the deadline: the connection has been ended then, so that nothing lands
+    /// later, and the slot given back, or given up if the device still holds it.
+    @inline(__always)
+    private func finish(_ link: Link<Device>, _ port: Port<Device>, _ slot: Int, until deadline: Deadline) -> Bool {
+        let waiter = link.transferWaiters + slot
+        if waiter.isOver { return true }
+        if wait(link, port, waiter, until: deadline, spin_ns: spin_ns) { return true }
+        fail(link)
+        if wait(link, port, waiter, until: .after(TransferLimit.flush), spin_ns: 0) { link.giveTransfer(slot) }
+        return false
+    }
+
+    @inline(__always)
+    private func wait(
+        _ link: Link<Device>, _ port: Port<Device>, _ waiter: UnsafeMutablePointer<Waiter>, until deadline: Deadline,
+        spin_ns: UInt64
+    ) -> Bool {
+        port.gate.wait(for: waiter, until: deadline, spin_ns: spin_ns, abandoning: false) {
+            port.complete($0, link.transferWaiters)
+        }
+    }
+
+    /// Gives a finished transfer's slot back, and says how it ended.
+    @inline(__always)
+    private func conclude(_ link: Link<Device>, _ slot: Int) -> Status {
+        let status = WorkStatus(rawValue: UInt8(truncatingIfNeeded: link.transferWaiters[slot].status))
+        link.giveTransfer(slot)
+        if status == .success { return .ok }
+        return failure(status, link)
+    }
+
+    @inline(never)
+    private func failure(_ status: WorkStatus?, _ link: Link<Device>) -> Status {
+        // A queue pair that reported an error is in error for good.
+        fail(link)
+        switch status {
+        case .remoteAccess, .localProtection, .localLength: return .accessRefused
+        case .flushed, .retryExceeded, .receiverNotReady: return .peerLost
+        default: return .system(EIO)
+        }
+    }
+}
+
+/// A place in a list of pieces. Empty pieces are passed over.
+struct TransferCursor {
+    private let pieces: UnsafeBufferPointer<Transfer>
+    private var index = 0
+    private var offset = 0
+
+    @inline(__always)
+    init(_ pieces: UnsafeBufferPointer<Transfer>) {
+        self.pieces = pieces
+        skipEmpty()
+    }
+
+    @inline(__always)
+    var isAtEnd: Bool { index == pieces.count }
+
+    /// What comes next, at most `max` bytes of it. Not at the end.
+    @inline(__always)
+    func peek(max: Int) -> Transfer {
+        let piece = pieces[index]
+        return Transfer(
+            local: piece.local + offset, remoteOffset: piece.remoteOffset &+ UInt64(offset),
+            count: min(max, piece.count - offset))
+    }
+
+    /// Whether `count` more bytes of this piece reach the end of the list.
+    @inline(__always)
+    func isLast(_ count: Int) -> Bool {
+        var after = self
+        after.advance(count)
+        return after.isAtEnd
+    }
+
+    /// Moves on inside the current piece, or to the next one.
+    @inline(__always)
+    mutating func advance(_ count: Int) {
+        offset += count
+        if offset == pieces[index].count {
+            index += 1
+            offset = 0
+            skipEmpty()
+        }
+    }
+
+    @inline(__always)
+    private mutating func skipEmpty() {
+        while index < pieces.count, pieces[index].count == 0 { index += 1 }
+    }
+}
