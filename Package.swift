@@ -117,7 +117,8 @@ let package = Package(
         .testTarget(
             name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),
         .testTarget(
-            name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], swiftSettings: strict),
+            name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], exclude: ["Programs"],
+            swiftSettings: strict),
         .testTarget(name: "ManagerTests", dependencies: ["ManagerService", "ManagementAPI"], swiftSettings: strict),
         .testTarget(
             name: "ControlTests",

@@ -6,5 +6,7 @@
 #include "lego_memfd.h"
 #include "lego_pidfd.h"
 #include "lego_signal.h"
+#include "lego_process.h"
+#include "lego_sandbox.h"
 #include "lego_socket.h"
 #include "lego_thread.h"

@@ -1,0 +1,71 @@
+// The protocol between lego-processor and lego-sandbox, the guardian of one program. Both sides are built from this file, so
+// that it has no version; the magic number catches a foreign caller.
+//
+//   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO, LEGO_SANDBOX_KILL
+//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, at last, ENDED
+//   end of stream        the daemon is gone: the guardian kills the program and ends
+//
+// The socket is SOCK_SEQPACKET. A second one carries duplicates of userfault descriptors to the guardian: a byte and a descriptor.
+#pragma once
+#include <stdint.h>
+
+enum {
+  LEGO_SANDBOX_CONTROL = 3, // the guardian's end of the socket described above
+  LEGO_SANDBOX_FAULTS = 4,  // the guardian's end of the socket for userfault descriptors
+  LEGO_SANDBOX_MAGIC = 0x4c424f58,
+  LEGO_SANDBOX_GO = 'g',
+  LEGO_SANDBOX_KILL = 'k',
+  LEGO_SANDBOX_FAULT_DESCRIPTOR = 'u',
+  LEGO_SANDBOX_PAYLOAD_BYTES_MAX = 64 << 20,
+};
+
+// Comes with standard input, output, error and a memory file of payload_bytes, which holds in this order
+//   struct sock_filter[filter_count], uint32_t groups[group_count], and texts, each ended by a zero byte:
+//   root, root_name, working directory, arguments[argument_count], environment[environment_count].
+struct lego_sandbox_start {
+  uint32_t magic;
+  uint32_t payload_bytes;
+  uint32_t uid;
+  uint32_t gid;
+  uint32_t group_count;
+  uint32_t filter_count;
+  uint32_t argument_count;
+  uint32_t environment_count;
+  uint64_t temporary_bytes; // size of the private /tmp; 0: the kernel's default, half the host's memory
+  uint32_t setup_ms;        // READY or FAILED must be reached within this time
+  uint32_t reserved;
+};
+_Static_assert(sizeof(struct lego_sandbox_start) == 48, "the start message has no padding");
+
+enum lego_sandbox_report_kind {
+  LEGO_SANDBOX_READY = 1,  // the program has been loaded and stands before its first instruction
+  LEGO_SANDBOX_FAILED = 2, // it could not be started; nothing of it is left
+  LEGO_SANDBOX_ENDED = 3,  // the program has ended, and every process of it
+};
+
+// Where a start failed.
+enum lego_sandbox_stage {
+  LEGO_SANDBOX_STAGE_MESSAGE = 1,     // the start message makes no sense
+  LEGO_SANDBOX_STAGE_NAMESPACES = 2,  // no new namespaces
+  LEGO_SANDBOX_STAGE_ROOT = 3,        // the tree cannot become the root
+  LEGO_SANDBOX_STAGE_DIRECTORY = 4,   // a mount point is missing in the tree and cannot be made; subject: its path
+  LEGO_SANDBOX_STAGE_MOUNT = 5,       // a mount or device in the tree; subject: its path
+  LEGO_SANDBOX_STAGE_PROCESS = 6,     // process, limits or rights; subject: the call
+  LEGO_SANDBOX_STAGE_WORKING = 7,     // the working directory; subject: its path
+  LEGO_SANDBOX_STAGE_FILTER = 8,      // the system call filter
+  LEGO_SANDBOX_STAGE_EXECUTE = 9,     // the program; subject: its path
+  LEGO_SANDBOX_STAGE_INTERPRETER = 10, // the program exists, but not what loads or interprets it; subject: the program's path
+  LEGO_SANDBOX_STAGE_LOAD = 11,       // the kernel began to load the program and had to kill it; error: the signal
+  LEGO_SANDBOX_STAGE_DEADLINE = 12,   // not ready in time
+};
+
+struct lego_sandbox_report {
+  uint32_t kind;
+  uint32_t stage;  // FAILED
+  int32_t error;   // FAILED: errno
+  int32_t status;  // ENDED: as wait(2) tells it; of SIGKILL when the program was killed with its namespace
+  int32_t init_process;    // READY: process number of the namespace's first process, in the daemon's namespace
+  int32_t program_process; // READY: process number of the program's first process, in the daemon's namespace
+  char subject[232]; // FAILED: what the stage's comment says, cut to fit, ended by a zero byte
+};
+_Static_assert(sizeof(struct lego_sandbox_report) == 256, "the report has no padding");

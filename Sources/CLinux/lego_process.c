@@ -1,0 +1,94 @@
+#define _GNU_SOURCE
+#include "lego_process.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { SPAWN_DESCRIPTORS_MAX = 16, PIDFD_GROUP_FLAG = 1 << 2 /* PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9 */ };
+
+// Moves the descriptors out of the way of their final numbers, so that the order of the dup2 calls does not matter.
+static int plan_descriptors(posix_spawn_file_actions_t *actions, const int *descriptors, int *copies, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    copies[i] = fcntl(descriptors[i], F_DUPFD_CLOEXEC, SPAWN_DESCRIPTORS_MAX);
+    if (copies[i] < 0) return errno;
+    int error = posix_spawn_file_actions_adddup2(actions, copies[i], (int)i);
+    if (error) return error;
+  }
+  return posix_spawn_file_actions_addclosefrom_np(actions, (int)count);
+}
+
+static int plan_attributes(posix_spawnattr_t *attributes) {
+  sigset_t all, none;
+  sigfillset(&all);
+  sigemptyset(&none);
+  int error = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  if (!error) error = posix_spawnattr_setsigdefault(attributes, &all);
+  if (!error) error = posix_spawnattr_setsigmask(attributes, &none);
+  return error;
+}
+
+pid_t lego_spawn(const char *path, const char *const *arguments, const int *descriptors, size_t descriptor_count) {
+  if (descriptor_count > SPAWN_DESCRIPTORS_MAX) return -EINVAL;
+  int copies[SPAWN_DESCRIPTORS_MAX];
+  for (size_t i = 0; i < SPAWN_DESCRIPTORS_MAX; i++) copies[i] = -1;
+  char *const environment[] = {NULL};
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  int error = posix_spawn_file_actions_init(&actions);
+  if (error) return -error;
+  error = posix_spawnattr_init(&attributes);
+  if (error) {
+    posix_spawn_file_actions_destroy(&actions);
+    return -error;
+  }
+  pid_t process = -1;
+  error = plan_descriptors(&actions, descriptors, copies, descriptor_count);
+  if (!error) error = plan_attributes(&attributes);
+  if (!error) error = posix_spawn(&process, path, &actions, &attributes, (char *const *)arguments, environment);
+  for (size_t i = 0; i < descriptor_count; i++)
+    if (copies[i] >= 0) close(copies[i]);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  return error ? -error : process;
+}
+
+int lego_pipe(int *ends) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
+
+int lego_pidfd_reap(int pidfd, int wait, int *status) {
+  siginfo_t information = {0};
+  int result;
+  do
+    result = waitid(P_PIDFD, (id_t)pidfd, &information, WEXITED | __WALL | (wait ? 0 : WNOHANG));
+  while (result < 0 && errno == EINTR);
+  if (result < 0) return -errno;
+  if (information.si_pid == 0) return 0;
+  *status = information.si_code == CLD_EXITED ? W_EXITCODE(information.si_status, 0) : information.si_status;
+  return 1;
+}
+
+int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number) {
+  if (syscall(SYS_pidfd_send_signal, pidfd, signal_number, NULL, PIDFD_GROUP_FLAG) == 0) return 0;
+  if (errno != EINVAL) return -errno;
+  // The number is the leader's as long as the pidfd takes signals, but for the blink between the two calls.
+  if (syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0) return -errno;
+  return kill(-leader, signal_number) < 0 ? -errno : 0;
+}
+
+int lego_enter_private_mounts(void) {
+  if (unshare(CLONE_NEWNS) < 0) return -errno;
+  return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ? -errno : 0;
+}
+
+int lego_raise_descriptor_limit(void) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;
+  limit.rlim_cur = limit.rlim_max;
+  return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
+}

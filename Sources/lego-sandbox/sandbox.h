@@ -1,0 +1,59 @@
+// The parts of lego-sandbox: one guardian, the namespace's first process and the program's first process, in this order.
+//
+//   guardian.c  outside the namespaces; between the daemon and the program; kills the one when the other dies
+//   init.c      process 1 inside: builds the root, starts the program, reaps
+//   root.c      the file system that the program sees
+//   program.c   process 2 inside: rights, limits, filter, exec
+//   start.c     the start message
+#pragma once
+#include "lego_sandbox.h"
+#include <linux/filter.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+// A start message, checked. The pointers lead into one allocation that lives as long as the process.
+struct start {
+  struct lego_sandbox_start header;
+  struct sock_filter *filter;
+  uint32_t *groups;
+  const char *root;
+  const char *root_name; // how messages call the tree
+  const char *directory;
+  char **arguments;   // ends with NULL
+  char **environment; // ends with NULL
+  int streams[3];
+};
+
+// Why a start failed, as the report to the daemon says it.
+struct failure {
+  enum lego_sandbox_stage stage;
+  int error;
+  const char *subject;
+};
+
+// What init and program tell the guardian over the inner socket. The guardian's answer to HELD is the byte LEGO_SANDBOX_GO.
+enum inner_kind {
+  INNER_FILTERED = 1, // program, with the listener of its filter; the kernel attests its process number
+  INNER_HELD = 2,     // init, with the program's pidfd: loaded, and stopped before its first instruction
+  INNER_FAILED = 3,   // either: stage, error, subject
+  INNER_ENDED = 4,    // init: status
+};
+
+// Receives and checks the start message. 0, or -errno.
+int start_receive(int control, int deadline_ms, struct start *start);
+void start_close_streams(const struct start *start);
+
+// Sends a report of the given kind with at most one descriptor (-1: none). 0 or -errno.
+int inner_send(int inner, enum inner_kind kind, int status, int descriptor);
+// Sends why the start failed, and ends the process.
+_Noreturn void inner_fail(int inner, struct failure failure);
+
+// Each runs a process to its end.
+_Noreturn void guardian_run(void);
+_Noreturn void init_run(const struct start *start, int inner);
+_Noreturn void program_run(const struct start *start, int inner);
+
+// Makes the tree the root of this mount namespace, with file systems of its own for /proc, /dev, /sys and /tmp, and lets go of
+// the old root. Answers 0, or -1 and the failure.
+int root_build(const struct start *start, struct failure *failure);
