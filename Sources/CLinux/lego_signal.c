@@ -33,4 +33,17 @@ void lego_signal_die(int signal_number) {
   raise(signal_number);
 }
 
-void lego_signal_stop_self(void) { kill(getpid(), SIGSTOP); }
+void lego_signal_stop_self(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTSTP);
+  // The signal is pending when it is unblocked, so that the process has stopped and continued before the call returns.
+  raise(SIGTSTP);
+  pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+  pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+int lego_signal_is_ignored(int signal_number) {
+  struct sigaction action;
+  return sigaction(signal_number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}

@@ -61,7 +61,7 @@ public enum DaemonMain {
             let reason = "\(error)"
             StandardErrorLog.write("\(executable): \(reason)\n")
             readiness?.report(.failed(reason: reason))
-            return 1
+            return (error as? ConfigurationError)?.exitStatus ?? 1
         }
     }
 

@@ -42,10 +42,17 @@ public enum SettingOrigin: Sendable, Equatable {
 /// Why a configuration is refused: one line with the place, what stands there and what is allowed.
 public struct ConfigurationError: Error, Equatable, CustomStringConvertible {
     public let description: String
-    public init(_ description: String) { self.description = description }
+    /// What a command exits with: 64 (EX_USAGE) when a flag is wrong, else 1.
+    public let exitStatus: Int32
+
+    public init(_ description: String) {
+        self.description = description
+        exitStatus = 1
+    }
 
     /// The file's name and line where there is one, the flag where there is one.
     public init(at origin: SettingOrigin, key path: String, is setting: Setting, allowed: String) {
+        if case .flag = origin { exitStatus = 64 } else { exitStatus = 1 }
         switch origin {
         case .file(let file, let line):
             description = "\(file):\(line): key '\(path)' is \(setting); allowed: \(allowed)"

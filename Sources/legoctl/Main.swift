@@ -1,4 +1,93 @@
+import ArgumentParser
+import Glibc
+import ManagementAPI
+import RackConfiguration
+
 @main
-struct Main {
-    static func main() {}
+struct Legoctl: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "legoctl",
+        abstract: "Starts a rack of components and runs programs on it.",
+        discussion: """
+            A rack is found through --rack ADDRESS, else through LEGO_RACK, else it is the last that this user started.
+            Exit status: 0; 1 when something failed; 64 for a wrong command line; 'run' and 'wait' end as the program did, \
+            with 125 when the rack lost it, 126 when it cannot be executed, and 127 when there is no such program.
+            """,
+        subcommands: [
+            RackCommand.self, RunCommand.self, PsCommand.self, LogsCommand.self, KillCommand.self, WaitCommand.self,
+            StatsCommand.self, StatusCommand.self, ComponentCommand.self,
+        ])
+
+    static func main() {
+        StandardStreams.openMissing()
+        Glibc.exit(run(Array(CommandLine.arguments.dropFirst())))
+    }
+
+    /// Runs a command line; answers the exit status.
+    static func run(_ arguments: [String]) -> Int32 {
+        var command: any ParsableCommand
+        do {
+            command = try parseAsRoot(RackFinder.takeLeadingOption(arguments))
+        } catch {
+            return report(parsing: error)
+        }
+        do {
+            try command.run()
+            return 0
+        } catch let failure as CommandFailure {
+            Output.complain(failure.description)
+            return failure.exitStatus
+        } catch let error as ManagementError {
+            Output.complain(error.advice)
+            if case .refused(_, let failure) = error, let status = failure.exitStatus { return Int32(clamping: status) }
+            return 1
+        } catch let error as ConfigurationError {
+            Output.complain(error.description)
+            return error.exitStatus
+        } catch let code as ExitCode {
+            return code.rawValue
+        } catch let help as CleanExit {
+            Output.write(fullMessage(for: help) + "\n")
+            return 0
+        } catch {
+            Output.complain("\(error)")
+            return 1
+        }
+    }
+
+    private static func report(parsing error: any Error) -> Int32 {
+        let code = exitCode(for: error)
+        let text = fullMessage(for: error)
+        if code.isSuccess {
+            Output.write(text + "\n")
+        } else {
+            // The parser's last line names the help of the command that was meant.
+            let help = text.firstMatch(of: #/See '([^']+)' for more/#).map { String($0.1) } ?? "legoctl --help"
+            let message = message(for: error).split(whereSeparator: \.isNewline).first ?? "wrong arguments"
+            Output.complain("\(message) (see \(help))")
+        }
+        return code.rawValue
+    }
+}
+
+extension ManagementError {
+    /// The message with what to do about it.
+    var advice: String {
+        guard case .unreachable(_, let reason) = self else { return description }
+        if reason.hasSuffix("refused") {
+            return "\(self); start it with 'legoctl component start manager', or a rack with 'legoctl rack up'"
+        }
+        return description
+    }
+}
+
+/// The three standard descriptors.
+enum StandardStreams {
+    /// Opens those that the caller left closed, so that no other file takes their numbers: input at its end, outputs discarded.
+    static func openMissing() {
+        for number in Int32(0)...2 where fcntl(number, F_GETFD) < 0 {
+            // The lowest free number is taken: this one, since all below are open.
+            _ = open("/dev/null", number == 0 ? O_RDONLY : O_WRONLY)
+        }
+    }
 }

@@ -9,5 +9,8 @@ int lego_signal_descriptor(const int *signals, size_t count);
 int lego_signal_next(int descriptor);
 // Ends the process by the signal's default action without a core file. Returns only when that action does not end a process.
 void lego_signal_die(int signal_number);
-// Stops the process as the terminal's stop key would, and returns when it is continued.
+// Stops the process as the terminal's stop key would, and returns when it is continued; at once where nobody could continue it
+// (an orphaned process group). SIGTSTP stays blocked afterwards.
 void lego_signal_stop_self(void);
+// Whether the process ignores the signal, as nohup(1) and the background jobs of a shell do.
+int lego_signal_is_ignored(int signal_number);

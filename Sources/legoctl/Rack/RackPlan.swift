@@ -1,0 +1,82 @@
+import Glibc
+import RackConfiguration
+
+/// Which daemons a rack has, and with which arguments each is started.
+struct RackPlan: Equatable {
+    struct Daemon: Equatable {
+        var name: String
+        var kind: String
+        var arguments: [String]
+        var executableName: String { "lego-\(kind)" }
+    }
+
+    let stateDirectory: String
+    /// In the order in which they start: the manager, then what programs depend on, then the processors.
+    let manager: Daemon
+    let stores: [Daemon]
+    let processors: [Daemon]
+
+    var logDirectory: String { stateDirectory + "/log" }
+
+    init(_ settings: Settings, stateDirectory: String) throws(CommandFailure) {
+        self.stateDirectory = stateDirectory
+        let managerAddress = settings[RackKeys.manager]
+        func level(_ name: String) -> [String] {
+            ["--log-level", settings[RackKeys.componentLogLevel, name: name] ?? settings[RackKeys.logLevel]]
+        }
+        manager = Daemon(
+            name: "manager", kind: "manager",
+            arguments: [
+                "--listen", "\(managerAddress)", "--api", "\(settings[RackKeys.api])", "--state",
+                "\(stateDirectory)/manager",
+            ] + level("manager"))
+        // A member listens on any free port of the manager's host.
+        func member(_ kind: String, _ index: Int, _ arguments: (String) -> [String]) -> Daemon {
+            let name = "\(kind)\(index)"
+            let listen = "\(NetworkAddress(host: managerAddress.host, port: 0))"
+            return Daemon(
+                name: name, kind: kind,
+                arguments: ["--name", name, "--listen", listen] + arguments(name) + level(name))
+        }
+        let memories = (0..<settings[RackKeys.memories]).map { index in
+            member("memory", index) { name in
+                ["--size", "\(settings[RackKeys.componentSize, name: name] ?? settings[RackKeys.memorySize])"]
+            }
+        }
+        let storages = (0..<settings[RackKeys.storages]).map { index in
+            member("storage", index) { name in
+                [
+                    "--tree", settings[RackKeys.tree], "--path", settings[RackKeys.path], "--state",
+                    "\(stateDirectory)/\(name)",
+                ]
+            }
+        }
+        stores = memories + storages
+        processors = (0..<settings[RackKeys.processors]).map { index in
+            member("processor", index) { name in
+                [
+                    "--excache", "\(settings[RackKeys.componentExcache, name: name] ?? settings[RackKeys.excache])",
+                    "--state", "\(stateDirectory)/\(name)",
+                ]
+            }
+        }
+        try Self.checkOverrides(settings, names: ([manager] + stores + processors).map(\.name))
+    }
+
+    /// An override of a component that the rack has not is a mistake.
+    private static func checkOverrides(_ settings: Settings, names: [String]) throws(CommandFailure) {
+        for (name, origin) in settings.names(below: "override") where !names.contains(name) {
+            let known = byLikeness(names, to: name).joined(separator: ", ")
+            guard case .file(let file, let line) = origin else { continue }
+            throw CommandFailure("\(file):\(line): the rack has no component '\(name)'; its components: \(known)")
+        }
+    }
+
+    /// The directory of the executables: the one that holds this command.
+    static var executableDirectory: String {
+        var buffer = [CChar](repeating: 0, count: 4096)
+        let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
+        let path = String(decoding: buffer.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return path.split(separator: "/").dropLast().map { "/\($0)" }.joined()
+    }
+}
