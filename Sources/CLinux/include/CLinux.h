@@ -2,8 +2,10 @@
 #pragma once
 #include "lego_atomic.h"
 #include "lego_epoll.h"
+#include "lego_fs.h"
 #include "lego_futex.h"
 #include "lego_memfd.h"
+#include "lego_mount.h"
 #include "lego_pidfd.h"
 #include "lego_signal.h"
 #include "lego_process.h"

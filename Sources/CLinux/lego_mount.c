@@ -1,0 +1,19 @@
+#define _GNU_SOURCE
+#include "lego_mount.h"
+#include <errno.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/mount.h>
+
+int lego_mount_unshare(void) {
+  if (unshare(CLONE_NEWNS) < 0) return -errno;
+  return mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0 ? -errno : 0;
+}
+
+int lego_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *options) {
+  return mount(source, target, type, flags, options) < 0 ? -errno : 0;
+}
+
+int lego_unmount(const char *target, int abort) {
+  return umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW | (abort ? MNT_FORCE : 0)) < 0 ? -errno : 0;
+}

@@ -1,0 +1,162 @@
+import Glibc
+import Kernel
+import Lite
+import Wire
+
+/// How a call to the storage component ended. `error` is 0 or an error number for the program.
+struct StorageReply {
+    var error: Int32
+    /// Bytes in the thread's `response`.
+    var count = 0
+    /// The session that answered.
+    var session: UInt32 = 0
+}
+
+/// What becomes of a call whose answer is lost.
+enum CallKind {
+    /// Done again in the next session.
+    case repeatable
+    /// Perhaps done already: the program gets EIO.
+    case once
+    /// Repeatable, and the storage component accesses this thread's buffers: a late one is fenced off before they are used again.
+    case transfer
+    /// A transfer that must not be done twice.
+    case appending
+
+    var isRepeatable: Bool { self == .repeatable || self == .transfer }
+    var isTransfer: Bool { self == .transfer || self == .appending }
+}
+
+extension MountThread {
+    /// Calls the storage component, and again after a restart. `prepare` writes the request for a session, and answers its length
+    /// or a negative error number; it may itself make calls before it writes.
+    func perform(
+        _ function: FunctionID, _ kind: CallKind = .repeatable, timeout: Duration = StorageMount.ioTimeout,
+        _ prepare: (StorageSession) -> Int
+    ) -> StorageReply {
+        let deadline = Deadline.after(timeout)
+        while let session = mount.link.session(until: deadline) {
+            let count = prepare(session)
+            if count < 0 {
+                // What was found out about a session that has ended meanwhile is void.
+                if mount.link.current?.number != session.number, kind.isRepeatable { continue }
+                return StorageReply(error: Int32(-count))
+            }
+            let result = node.call(
+                session.peer, function, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
+                response: response, until: deadline)
+            if result.status.isOK {
+                return StorageReply(error: 0, count: result.count, session: session.number)
+            }
+            if let number = result.status.errorNumber { return StorageReply(error: number, session: session.number) }
+            switch result.status {
+            case .peerLost:
+                mount.link.lost(session)
+                if !kind.isRepeatable { return StorageReply(error: EIO) }
+            case .busy:
+                // Not begun: its queue is full for the moment.
+                if deadline.hasPassed { return StorageReply(error: EIO) }
+                sched_yield()
+            case .timedOut:
+                if kind.isTransfer { mount.link.fence(session) }
+                return StorageReply(error: EIO)
+            default:
+                return StorageReply(error: EIO)
+            }
+        }
+        return StorageReply(error: EIO)
+    }
+
+    /// Encodes a request; -EINVAL when it does not fit.
+    func encode(_ message: some WireMessage) -> Int {
+        message.encode(into: request) ?? Int(-EINVAL)
+    }
+
+    /// The answer as a message; nil for one that does not decode.
+    func decode<Message: WireMessage>(_ reply: StorageReply, as type: Message.Type = Message.self) -> Message? {
+        Message(decoding: UnsafeRawBufferPointer(rebasing: response[..<reply.count]))
+    }
+
+    /// The storage component's handle of an inode in `session`, found again by name when it has none there; nil when the inode is
+    /// not there any more. May call.
+    func handle(_ number: UInt64, _ session: StorageSession, depth: Int = 0) -> UInt64? {
+        if number == InodeTable.root { return session.root }
+        return withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(NAME_MAX) + 1) { name -> UInt64? in
+            guard let place = mount.inodes.locate(number, session: session.number, name: name.baseAddress!) else {
+                return nil
+            }
+            if let handle = place.handle { return handle }
+            // Each level takes stack, and a program can make a tree as deep as it likes.
+            guard depth < 1024, let parent = handle(place.parent, session, depth: depth + 1) else { return nil }
+            let bytes = UnsafeRawBufferPointer(start: name.baseAddress!, count: strlen(name.baseAddress!))
+            guard let entry = lookUp(parent, bytes, session) else { return nil }
+            if entry.attributes.inode == place.inode, entry.attributes.mode & UInt32(S_IFMT) == place.type,
+                mount.inodes.relocated(number, entry, session: session.number)
+            {
+                return entry.node
+            }
+            forget(entry.node, references: 1, isUrgent: false, session: session.number)
+            return nil
+        }
+    }
+
+    private func lookUp(_ parent: UInt64, _ name: UnsafeRawBufferPointer, _ session: StorageSession) -> StorageEntry? {
+        let count = encode(ProcessorStorageName(parent: parent, name: name))
+        if count < 0 { return nil }
+        let result = node.call(
+            session.peer, StorageFunction.lookUp, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
+            response: response, until: .after(StorageMount.ioTimeout))
+        guard result.status.isOK else { return nil }
+        return decode(StorageReply(error: 0, count: result.count))
+    }
+
+    /// The storage component's handle of an open file in `session`; opened again when it has none there. May call.
+    func fileHandle(_ file: UInt64, _ session: StorageSession) -> UInt64? {
+        guard let known = mount.files.find(file) else { return nil }
+        if known.session == session.number { return known.handle }
+        guard let inode = handle(known.inode, session) else { return nil }
+        let flags = known.flags & ~UInt32(O_TRUNC | O_CREAT | O_EXCL)
+        let count = encode(ProcessorStorageOpen(node: inode, flags: flags))
+        if count < 0 { return nil }
+        let result = node.call(
+            session.peer, StorageFunction.open, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
+            response: response, until: .after(StorageMount.ioTimeout))
+        guard result.status.isOK,
+            let opened = decode(StorageReply(error: 0, count: result.count), as: StorageProcessorOpened.self)
+        else { return nil }
+        if mount.files.reopened(file, handle: opened.file, session: session.number) { return opened.file }
+        // Another thread was faster.
+        release(opened.file, session)
+        guard let current = mount.files.find(file), current.session == session.number else { return nil }
+        return current.handle
+    }
+
+    func release(_ handle: UInt64, _ session: StorageSession) {
+        let count = encode(ProcessorStorageFile(file: handle))
+        if count < 0 { return }
+        _ = node.call(
+            session.peer, StorageFunction.release, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
+            response: response, until: .after(StorageMount.ioTimeout))
+    }
+
+    /// Notes a handle to be given back; sends what has gathered when it is enough, or when disk space hangs on it.
+    func forget(_ handle: UInt64, references: UInt64, isUrgent: Bool, session: UInt32) {
+        if forgottenCount > 0 && forgottenSession != session { forgottenCount = 0 }
+        forgottenSession = session
+        forgotten[forgottenCount] = ProcessorStorageForget.Item(node: handle, references: references)
+        forgottenCount += 1
+        if isUrgent || forgottenCount == forgotten.count { flushForgotten() }
+    }
+
+    /// What is lost of this costs the storage component memory until the session ends, and nothing else.
+    func flushForgotten() {
+        let count = forgottenCount
+        forgottenCount = 0
+        guard count > 0, let session = mount.link.current, session.number == forgottenSession else { return }
+        let length = encode(ProcessorStorageForget(items: Array(forgotten[..<count])))
+        if length < 0 { return }
+        _ = node.call(
+            session.peer, StorageFunction.forget, request: UnsafeRawBufferPointer(rebasing: request[..<length]),
+            response: response, until: .after(StorageMount.ioTimeout))
+    }
+}

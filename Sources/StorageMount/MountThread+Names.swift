@@ -1,0 +1,189 @@
+import CFuse
+import Glibc
+import Kernel
+import Lite
+import Wire
+
+// Operations on names. A request without an answer from the storage component fails with EIO.
+extension MountThread {
+    private func bytes(_ name: UnsafePointer<CChar>) -> UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: name, count: strlen(name))
+    }
+
+    /// How long the kernel may take "there is no such name" for granted.
+    private static let absentTimeout = StorageMount.attributeTimeout
+
+    func lookUp(_ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>) {
+        let reply = perform(StorageFunction.lookUp) { session in
+            guard let directory = handle(parent, session) else { return Int(-ESTALE) }
+            return encode(ProcessorStorageName(parent: directory, name: bytes(name)))
+        }
+        if reply.error == ENOENT {
+            var absent = fuse_entry_param()
+            absent.entry_timeout = Self.absentTimeout
+            fuse_reply_entry(fuse, &absent)
+            return
+        }
+        answerEntry(fuse, reply, parent, name)
+    }
+
+    /// Answers with the entry that the storage component answered, and takes it into the table.
+    private func answerEntry(
+        _ fuse: OpaquePointer, _ reply: StorageReply, _ parent: UInt64, _ name: UnsafePointer<CChar>
+    ) {
+        if reply.error != 0 {
+            fuse_reply_err(fuse, reply.error)
+            return
+        }
+        guard let entry: StorageEntry = decode(reply), var parameters = take(entry, reply.session, parent, name) else {
+            fuse_reply_err(fuse, EIO)
+            return
+        }
+        // ENOENT: the program was killed meanwhile, and the kernel has not counted the entry.
+        if fuse_reply_entry(fuse, &parameters) == -ENOENT { forget(parameters.ino, lookups: 1) }
+    }
+
+    /// Takes an entry into the table, counted once for the kernel.
+    func take(
+        _ entry: StorageEntry, _ session: UInt32, _ parent: UInt64, _ name: UnsafePointer<CChar>
+    ) -> fuse_entry_param? {
+        guard let number = mount.inodes.remember(entry, session: session, parent: parent, name: name) else {
+            return nil
+        }
+        var parameters = fuse_entry_param()
+        parameters.ino = number
+        parameters.attr = status(entry.attributes)
+        parameters.attr_timeout = StorageMount.attributeTimeout
+        parameters.entry_timeout = StorageMount.attributeTimeout
+        return parameters
+    }
+
+    func forget(_ fuse: OpaquePointer, _ inode: UInt64, _ lookups: UInt64) {
+        forget(inode, lookups: lookups)
+        fuse_reply_none(fuse)
+    }
+
+    func forget(_ fuse: OpaquePointer, _ items: UnsafeBufferPointer<fuse_forget_data>) {
+        for item in items { forget(item.ino, lookups: item.nlookup) }
+        fuse_reply_none(fuse)
+    }
+
+    func forget(_ inode: UInt64, lookups: UInt64) {
+        let session = mount.link.current?.number ?? 0
+        // Gathered first: what is sent is sent without the table's lock.
+        var isUrgent = false
+        mount.inodes.forget(inode, lookups: lookups, session: session) { handle, references, urgent in
+            if forgottenCount == forgotten.count - 1 || forgottenSession != session { isUrgent = true }
+            isUrgent = isUrgent || urgent
+            note(handle, references, session)
+        }
+        if isUrgent { flushForgotten() }
+    }
+
+    /// Notes without sending. When there is no room the handle stays with the storage component until the session ends: only the
+    /// ancestors of one inode, all forgotten at once, can be so many.
+    private func note(_ handle: UInt64, _ references: UInt64, _ session: UInt32) {
+        if forgottenSession != session { forgottenCount = 0 }
+        forgottenSession = session
+        if forgottenCount == forgotten.count { return }
+        forgotten[forgottenCount] = ProcessorStorageForget.Item(node: handle, references: references)
+        forgottenCount += 1
+    }
+
+    func make(
+        _ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>, mode: UInt32, special: UInt32 = 0,
+        target: UnsafePointer<CChar>? = nil
+    ) {
+        let context = fuse_req_ctx(fuse).pointee
+        let empty = UnsafeRawBufferPointer(start: nil, count: 0)
+        let reply = perform(StorageFunction.makeNode, .once) { session in
+            guard let directory = handle(parent, session) else { return Int(-ESTALE) }
+            return encode(
+                ProcessorStorageMake(
+                    parent: directory, mode: mode, user: context.uid, group: context.gid, special: special,
+                    name: bytes(name), target: target.map { bytes($0) } ?? empty))
+        }
+        answerEntry(fuse, reply, parent, name)
+    }
+
+    func link(_ fuse: OpaquePointer, _ inode: UInt64, _ parent: UInt64, _ name: UnsafePointer<CChar>) {
+        let reply = perform(StorageFunction.makeLink, .once) { session in
+            guard let node = handle(inode, session), let directory = handle(parent, session) else {
+                return Int(-ESTALE)
+            }
+            return encode(ProcessorStorageLink(node: node, parent: directory, name: bytes(name)))
+        }
+        answerEntry(fuse, reply, parent, name)
+    }
+
+    func remove(
+        _ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ function: FunctionID
+    ) {
+        let reply = perform(function, .once) { session in
+            guard let directory = handle(parent, session) else { return Int(-ESTALE) }
+            return encode(ProcessorStorageName(parent: directory, name: bytes(name)))
+        }
+        if reply.error == 0, let removed: StorageProcessorCount = decode(reply) {
+            mount.inodes.removed(inode: removed.count, parent: parent, name: name)
+        }
+        fuse_reply_err(fuse, reply.error)
+    }
+
+    func rename(
+        _ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ newParent: UInt64,
+        _ newName: UnsafePointer<CChar>, _ flags: UInt32
+    ) {
+        let reply = perform(StorageFunction.rename, .once) { session in
+            guard let from = handle(parent, session), let to = handle(newParent, session) else {
+                return Int(-ESTALE)
+            }
+            return encode(
+                ProcessorStorageRename(
+                    parent: from, newParent: to, flags: flags, name: bytes(name), newName: bytes(newName)))
+        }
+        if reply.error == 0, let renamed: StorageProcessorRenamed = decode(reply) {
+            let exchange: UInt32 = 2  // RENAME_EXCHANGE
+            if flags & exchange != 0 {
+                mount.inodes.moved(inode: renamed.replaced, parent: parent, name: name)
+            } else if renamed.replaced != 0 {
+                mount.inodes.removed(inode: renamed.replaced, parent: newParent, name: newName)
+            }
+            mount.inodes.moved(inode: renamed.moved, parent: newParent, name: newName)
+        }
+        fuse_reply_err(fuse, reply.error)
+    }
+
+    func create(
+        _ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ mode: mode_t,
+        _ file: UnsafeMutablePointer<fuse_file_info>
+    ) {
+        let context = fuse_req_ctx(fuse).pointee
+        let flags = UInt32(bitPattern: file.pointee.flags)
+        let reply = perform(StorageFunction.create, .once) { session in
+            guard let directory = handle(parent, session) else { return Int(-ESTALE) }
+            return encode(
+                ProcessorStorageMake(
+                    parent: directory, mode: mode & 0o7777 | S_IFREG, user: context.uid, group: context.gid,
+                    flags: flags, name: bytes(name)))
+        }
+        if reply.error != 0 {
+            fuse_reply_err(fuse, reply.error)
+            return
+        }
+        guard let created: StorageProcessorCreated = decode(reply),
+            var parameters = take(created.entry, reply.session, parent, name),
+            let handle = mount.files.insert(
+                OpenFileTable.OpenFile(
+                    inode: parameters.ino, flags: flags, handle: created.file, session: reply.session))
+        else {
+            fuse_reply_err(fuse, EIO)
+            return
+        }
+        _ = mount.inodes.stamp(parameters.ino, DataStamp(created.entry.attributes))
+        file.pointee.fh = handle
+        if fuse_reply_create(fuse, &parameters, file) == -ENOENT {
+            release(handle)
+            forget(parameters.ino, lookups: 1)
+        }
+    }
+}
