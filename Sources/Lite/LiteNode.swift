@@ -58,7 +58,7 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     let workers: WorkerPool<Job>
     let events: WorkerPool<LitePeer>
     /// Written before `start`.
-    private var peerLost: (@Sendable (LitePeer) -> Void)?
+    private var peerLost: [@Sendable (LitePeer) -> Void] = []
     /// Owned by `start` and `close`.
     private var poller: KernelThread?
     private var acceptor: KernelThread?
@@ -136,11 +136,11 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
                 handler: handler))
     }
 
-    /// Called on a Lite thread of its own, once per peer, after the last operation of that peer has been failed. It may block, call
-    /// and connect. Before `start` only.
+    /// Adds a handler that is called on a Lite thread of its own, once per peer, after the last operation of that peer has been
+    /// failed. It may block, call and connect. Handlers run one after the other. Before `start` only.
     public func onPeerLost(_ handler: @escaping @Sendable (LitePeer) -> Void) {
         membership.withLock { precondition(!$0.isStarted, "onPeerLost is set before start") }
-        peerLost = handler
+        peerLost.append(handler)
     }
 
     /// Starts the poller, the workers and the acceptance of peers. Once.
@@ -153,7 +153,9 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
         if !starts { throw .invalid("the node \(configuration.name) was started or closed before: start it once") }
         let peerLost = peerLost
         do throws(KernelError) {
-            try events.start(name: "\(configuration.name)/ev", threads: 1) { peerLost?($0) }
+            try events.start(name: "\(configuration.name)/ev", threads: 1) { peer in
+                for handler in peerLost { handler(peer) }
+            }
             try workers.start(name: configuration.name, threads: configuration.workers) { self.work($0) }
             poller = try KernelThread(name: "\(configuration.name)/poll") { self.poll() }
             acceptor = try KernelThread(name: "\(configuration.name)/accept") { self.accept() }

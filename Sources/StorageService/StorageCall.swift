@@ -64,11 +64,14 @@ struct StorageCall {
         return body(use)
     }
 
-    /// A name as the system calls take it. Refuses what is not one component: EINVAL.
+    /// A name as the system calls take it. Refuses what is not one component: EINVAL. Copied before it is looked at: the peer can
+    /// write where the request lies.
     func withName(_ bytes: UnsafeRawBufferPointer, _ body: (UnsafePointer<CChar>) -> CallResult) -> CallResult {
         if bytes.count > StorageLimit.name_max { return fail(ENAMETOOLONG) }
-        guard Self.isName(bytes) else { return fail(EINVAL) }
-        return Self.withTerminated(bytes, body)
+        return Self.withTerminated(bytes) { name in
+            guard Self.isName(UnsafeRawBufferPointer(start: name, count: bytes.count)) else { return fail(EINVAL) }
+            return body(name)
+        }
     }
 
     /// Whether the bytes name an entry of a directory.

@@ -53,7 +53,7 @@ extension StorageService {
         case UInt32(S_IFDIR):
             result = mkdirat(parent, name, permissions)
         case UInt32(S_IFLNK):
-            if message.target.isEmpty || message.target.contains(0) { return EINVAL }
+            if message.target.isEmpty { return EINVAL }
             result = StorageCall.withTerminated(message.target) { symlinkat($0, parent, name) }
         case UInt32(S_IFREG), UInt32(S_IFIFO), UInt32(S_IFSOCK):
             result = mknodat(parent, name, message.mode, 0)
