@@ -10,5 +10,6 @@
 #include "lego_signal.h"
 #include "lego_process.h"
 #include "lego_sandbox.h"
+#include "lego_seal.h"
 #include "lego_socket.h"
 #include "lego_thread.h"

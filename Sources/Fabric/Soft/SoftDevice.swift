@@ -1,56 +1,82 @@
+import CLinux
+import Glibc
 import Kernel
 
-// Stands here so that the layers above compile; the real device replaces it.
-public final class SoftRegion: MemoryRegion {
-    public var base: UnsafeMutableRawPointer { fatalError("in work") }
-    public var count: Int { fatalError("in work") }
-    public var localKey: UInt32 { fatalError("in work") }
-    public var remoteKey: UInt32 { fatalError("in work") }
-    public var remoteAddress: UInt64 { fatalError("in work") }
-    public func deregister() { fatalError("in work") }
-}
-
-public final class SoftCompletionQueue: CompletionQueue {
-    public func poll(into completions: UnsafeMutableBufferPointer<WorkCompletion>) -> Int { fatalError("in work") }
-    public var notificationDescriptor: Int32 { fatalError("in work") }
-    public func arm() { fatalError("in work") }
-    public func acknowledge() { fatalError("in work") }
-}
-
-public final class SoftQueuePair: QueuePair {
-    public typealias Region = SoftRegion
-    public var number: UInt32 { fatalError("in work") }
-    public var link: LinkKind { fatalError("in work") }
-    public func postSend(_ request: borrowing WorkRequest) -> Bool { fatalError("in work") }
-    public func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool { fatalError("in work") }
-    public func disconnect() { fatalError("in work") }
-    public var isConnected: Bool { fatalError("in work") }
-}
-
-public final class SoftConnectionRequest: ConnectionRequest {
-    public var privateData: [UInt8] { fatalError("in work") }
-    public func accept(
-        send: SoftCompletionQueue, receive: SoftCompletionQueue, parameters: QueuePairParameters, privateData: [UInt8],
-        prepare: (SoftQueuePair) throws(FabricError) -> Void
-    ) throws(FabricError) -> SoftQueuePair { fatalError("in work") }
-    public func reject() { fatalError("in work") }
-}
-
+/// An emulated RDMA network adapter, for hosts without one. Peers on the same host copy between each other's registered memory
+/// themselves, the target's processor having no part in it; others are reached by TCP and served by the device's thread.
+///
+/// Idle, it costs nothing: its one thread sleeps. Everything that peers share is memory files and abstract sockets, which the
+/// kernel takes back when the last process goes, whatever ends it.
 public final class SoftDevice: RDMADevice {
-    public init() throws(FabricError) {}
-    public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> SoftRegion { fatalError("in work") }
+    private let context: SoftContext
+
+    public init(configuration: SoftDeviceConfiguration = SoftDeviceConfiguration()) throws(FabricError) {
+        context = try SoftContext(configuration: configuration)
+        try context.start()
+    }
+
+    deinit { close() }
+
+    public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> SoftRegion {
+        guard bytes > 0, bytes <= SoftLimits.regionBytes_max else {
+            throw .invalid("a memory region of \(bytes) bytes is out of range: 1 to \(SoftLimits.regionBytes_max)")
+        }
+        let file: MemoryFile
+        do throws(KernelError) {
+            let rounded = (bytes + 4095) & ~4095
+            let descriptor = try Descriptor(
+                checking: "memfd_create", lego_memfd_create_fixed("lego-region", UInt64(rounded)))
+            file = try MemoryFile(mapping: descriptor, bytes: rounded)
+            if access.isDisjoint(with: [.write, .atomic]) {
+                _ = try checked("fcntl F_ADD_SEALS", lego_memfd_seal_future_writes(file.descriptor))
+            }
+        } catch {
+            throw .system(error)
+        }
+        let memory = UnsafeMutableRawBufferPointer(start: file.base, count: bytes)
+        return try context.addRegion(memory, file: file, access: access)
+    }
+
     public func register(_ memory: UnsafeMutableRawBufferPointer, access: RemoteAccess) throws(FabricError)
         -> SoftRegion
-    { fatalError("in work") }
-    public func makeCompletionQueue(capacity: Int) throws(FabricError) -> SoftCompletionQueue { fatalError("in work") }
-    public func listen(on address: FabricAddress) throws(FabricError) -> FabricAddress { fatalError("in work") }
-    public func nextRequest(until deadline: Deadline) throws(FabricError) -> SoftConnectionRequest? {
-        fatalError("in work")
+    {
+        guard memory.count > 0, memory.count <= SoftLimits.regionBytes_max else {
+            throw .invalid(
+                "a memory region of \(memory.count) bytes is out of range: 1 to \(SoftLimits.regionBytes_max)")
+        }
+        return try context.addRegion(memory, file: nil, access: access)
     }
+
+    public func makeCompletionQueue(capacity: Int) throws(FabricError) -> SoftCompletionQueue {
+        guard (1...SoftLimits.completions_max).contains(capacity) else {
+            throw .invalid("a completion queue of \(capacity) is out of range: 1 to \(SoftLimits.completions_max)")
+        }
+        do throws(KernelError) {
+            return try SoftCompletionQueue(capacity: capacity)
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    public func listen(on address: FabricAddress) throws(FabricError) -> FabricAddress {
+        try context.acceptor.listen(on: address, context: context)
+    }
+
+    public func nextRequest(until deadline: Deadline) throws(FabricError) -> SoftConnectionRequest? {
+        context.acceptor.nextRequest(until: deadline)
+    }
+
     public func connect(
         to address: FabricAddress, send: SoftCompletionQueue, receive: SoftCompletionQueue,
         parameters: QueuePairParameters, privateData: [UInt8], until deadline: Deadline,
         prepare: (SoftQueuePair) throws(FabricError) -> Void
-    ) throws(FabricError) -> (SoftQueuePair, privateData: [UInt8]) { fatalError("in work") }
-    public func close() { fatalError("in work") }
+    ) throws(FabricError) -> (SoftQueuePair, privateData: [UInt8]) {
+        try parameters.check(privateData: privateData)
+        let connector = Connector(
+            context: context, address: address, send: send, receive: receive, parameters: parameters,
+            privateData: privateData, deadline: deadline)
+        return try connector.connect(prepare)
+    }
+
+    public func close() { context.close() }
 }

@@ -1,0 +1,104 @@
+import CLinux
+import Glibc
+import Kernel
+import Synchronization
+
+/// Something with a descriptor that the device's thread watches.
+protocol EventHandler: AnyObject, Sendable {
+    /// The descriptor is ready. On the device's thread.
+    func handle(_ events: UInt32)
+}
+
+/// The one thread of a soft device: it sleeps in epoll(7) until a socket or another thread wants it.
+final class EventLoop: @unchecked Sendable {
+    private struct Table {
+        var handlers: [UInt64: any EventHandler] = [:]
+        var nextToken: UInt64 = 1
+    }
+
+    private let epoll: Epoll
+    private let wakeEvent: EventDescriptor
+    private let table = Mutex(Table())
+    private let isStopping = Atomic<Bool>(false)
+    /// The owner's: set by `start`, cleared by `stop`.
+    private let thread = Mutex<KernelThread?>(nil)
+
+    init() throws(KernelError) {
+        epoll = try Epoll()
+        wakeEvent = try EventDescriptor()
+        try epoll.add(wakeEvent.raw, token: 0)
+    }
+
+    /// For passing on to peers, who wake this thread by writing to it.
+    var wakeDescriptor: Int32 { wakeEvent.raw }
+
+    /// Starts the thread. `tick` runs on it after every wake-up and answers when to run at the latest again.
+    func start(name: String, tick: @escaping @Sendable () -> Deadline) throws(KernelError) {
+        let started = try KernelThread(name: name) { [self] in run(tick) }
+        thread.withLock { $0 = started }
+    }
+
+    private func run(_ tick: () -> Deadline) {
+        let capacity = 32
+        let events = UnsafeMutableBufferPointer<epoll_event>.allocate(capacity: capacity)
+        defer { events.deallocate() }
+        var deadline = Deadline.never
+        while !isStopping.load(ordering: .acquiring) {
+            let count = epoll.wait(into: events, until: deadline)
+            for index in 0..<count {
+                let token = events[index].data.u64
+                if token == 0 {
+                    wakeEvent.drain()
+                } else if let handler = table.withLock({ $0.handlers[token] }) {
+                    handler.handle(events[index].events)
+                }
+            }
+            deadline = tick()
+        }
+    }
+
+    /// Lets the thread run its tick.
+    func wake() { wakeEvent.signal() }
+
+    /// Introduces a handler; answers its token. Any thread.
+    func register(_ handler: any EventHandler) -> UInt64 {
+        table.withLock { table in
+            defer { table.nextToken += 1 }
+            table.handlers[table.nextToken] = handler
+            return table.nextToken
+        }
+    }
+
+    /// Watches a descriptor for a registered handler. Any thread.
+    func watch(_ descriptor: Int32, token: UInt64, events: EPOLL_EVENTS = EPOLLIN) throws(KernelError) {
+        do {
+            try epoll.add(descriptor, events: events, token: token)
+        } catch {
+            _ = table.withLock { $0.handlers.removeValue(forKey: token) }
+            throw error
+        }
+    }
+
+    /// Changes what a descriptor is watched for.
+    func modify(_ descriptor: Int32, token: UInt64, events: EPOLL_EVENTS) {
+        try? epoll.modify(descriptor, events: events, token: token)
+    }
+
+    /// Forgets a descriptor, which is still open. Its handler may run once more, if it is running now.
+    func remove(_ descriptor: Int32, token: UInt64) {
+        try? epoll.remove(descriptor)
+        _ = table.withLock { $0.handlers.removeValue(forKey: token) }
+    }
+
+    /// Ends the thread and forgets all handlers. Not on the thread itself.
+    func stop() {
+        isStopping.store(true, ordering: .sequentiallyConsistent)
+        wake()
+        let running = thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        running?.join()
+        table.withLock { $0.handlers = [:] }
+    }
+}

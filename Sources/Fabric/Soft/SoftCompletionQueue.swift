@@ -1,0 +1,143 @@
+import CLinux
+import Glibc
+import Kernel
+import Synchronization
+
+/// Completions of a soft device's queue pairs: a ring that any thread adds to and one thread at a time takes from. Polling also
+/// moves data: it matches what has arrived with the posted receives.
+public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
+    private let capacity: Int
+    private let ring: UnsafeMutablePointer<WorkCompletion>
+    /// Guards the ring's writing end. Innermost: nothing is taken under it.
+    private let producers = SpinLock()
+    private let tail = Atomic<Int>(0)
+    private let head = Atomic<Int>(0)
+    /// Completions in the ring, and places promised to operations that have begun.
+    private let taken = Atomic<Int>(0)
+
+    /// Guards `pairs` and `pairCount`: held while polling walks over them.
+    private let walk = SpinLock()
+    private var pairs: UnsafeMutablePointer<Unmanaged<SoftQueuePair>>
+    private var pairCapacity = 8
+    private var pairCount = 0
+
+    private let event: EventDescriptor
+    /// One page that peers on the same host map: its first word says that somebody wants to be notified.
+    let page: MemoryFile
+    private let armedWord: UnsafeMutablePointer<UInt32>
+
+    init(capacity: Int) throws(KernelError) {
+        self.capacity = capacity
+        event = try EventDescriptor()
+        let descriptor = try Descriptor(checking: "memfd_create", lego_memfd_create_fixed("lego-cq", 4096))
+        page = try MemoryFile(mapping: descriptor, bytes: 4096)
+        armedWord = page.base.assumingMemoryBound(to: UInt32.self)
+        ring = .allocate(capacity: capacity)
+        pairs = .allocate(capacity: pairCapacity)
+    }
+
+    deinit {
+        ring.deallocate()
+        pairs.deallocate()
+    }
+
+    public var notificationDescriptor: Int32 { event.raw }
+
+    public func arm() {
+        lego_atomic_store_u32(armedWord, 1)
+        lego_atomic_fence()
+    }
+
+    public func acknowledge() { event.drain() }
+
+    /// Cost: some 20 ns when there is nothing; a copy per message received.
+    public func poll(into completions: UnsafeMutableBufferPointer<WorkCompletion>) -> Int {
+        var count = take(completions, from: 0)
+        if count == completions.count { return count }
+        progress()
+        count += take(completions, from: count)
+        return count
+    }
+
+    /// Takes completions off the ring into `completions[from...]`.
+    private func take(_ completions: UnsafeMutableBufferPointer<WorkCompletion>, from: Int) -> Int {
+        let first = head.load(ordering: .relaxed)
+        let count = min(tail.load(ordering: .acquiring) &- first, completions.count &- from)
+        if count == 0 { return 0 }
+        var slot = first % capacity
+        for index in 0..<count {
+            completions[from &+ index] = ring[slot]
+            slot &+= 1
+            if slot == capacity { slot = 0 }
+        }
+        head.store(first &+ count, ordering: .releasing)
+        taken.subtract(count, ordering: .sequentiallyConsistent)
+        return count
+    }
+
+    /// Lets every queue pair carry on what it can.
+    private func progress() {
+        walk.lock()
+        for index in 0..<pairCount { pairs[index]._withUnsafeGuaranteedRef { $0.progress(on: self) } }
+        walk.unlock()
+    }
+
+    // MARK: For queue pairs
+
+    /// Promises a place; false when the ring is full, in which case the operation waits until a poll has made room.
+    @inline(__always)
+    func reserve() -> Bool {
+        if taken.add(1, ordering: .relaxed).newValue <= capacity { return true }
+        taken.subtract(1, ordering: .relaxed)
+        return false
+    }
+
+    /// Gives a promised place back.
+    @inline(__always)
+    func cancelReservation() { taken.subtract(1, ordering: .relaxed) }
+
+    /// Adds a completion to a promised place and notifies whoever has armed.
+    @inline(__always)
+    func push(_ completion: WorkCompletion) {
+        producers.lock()
+        let index = tail.load(ordering: .relaxed)
+        ring[index % capacity] = completion
+        tail.store(index &+ 1, ordering: .releasing)
+        producers.unlock()
+        // The unlock is a full barrier: either this sees the arming, or the poll that follows the arming sees the completion.
+        if lego_atomic_load_u32(armedWord) != 0 { notify() }
+    }
+
+    private func notify() { if lego_atomic_exchange_u32(armedWord, 0) != 0 { event.signal() } }
+
+    /// Wakes whoever has armed although nothing has completed here yet: data waits that polling will complete.
+    func notifyIfArmed() {
+        lego_atomic_fence()
+        if lego_atomic_load_u32(armedWord) != 0 { notify() }
+    }
+
+    /// Adds a queue pair to what polling walks over. The device keeps the pair alive until `detach`.
+    func attach(_ pair: SoftQueuePair) {
+        walk.lock()
+        defer { walk.unlock() }
+        if pairCount == pairCapacity {
+            let larger = UnsafeMutablePointer<Unmanaged<SoftQueuePair>>.allocate(capacity: pairCapacity * 2)
+            larger.initialize(from: pairs, count: pairCount)
+            pairs.deallocate()
+            pairs = larger
+            pairCapacity *= 2
+        }
+        (pairs + pairCount).initialize(to: Unmanaged.passUnretained(pair))
+        pairCount += 1
+    }
+
+    func detach(_ pair: SoftQueuePair) {
+        walk.lock()
+        defer { walk.unlock() }
+        for index in 0..<pairCount where pairs[index].toOpaque() == Unmanaged.passUnretained(pair).toOpaque() {
+            pairCount -= 1
+            pairs[index] = pairs[pairCount]
+            return
+        }
+    }
+}

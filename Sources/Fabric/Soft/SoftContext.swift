@@ -1,0 +1,169 @@
+import CLinux
+import Glibc
+import Kernel
+import Synchronization
+
+/// What the parts of a soft device share. `SoftDevice` is its public face; regions, pairs and requests keep the context alive.
+///
+/// Lock order: `state`, then a completion queue's walk lock, then a completion queue's producer lock. Nothing waits under any.
+final class SoftContext: @unchecked Sendable {
+    private struct RegionRecord: @unchecked Sendable {
+        /// Nil where peers must be served.
+        var file: MemoryFile?
+        var memory: UnsafeMutableRawBufferPointer
+    }
+
+    private struct State {
+        var regions: [UInt32: RegionRecord] = [:]
+        /// Pairs from their connection until both ends have flushed.
+        var links: [UInt32: SharedLink] = [:]
+        var peers: [InstanceID: WeakPeer] = [:]
+        var nextNumber: UInt32 = 1
+        var isClosed = false
+    }
+
+    private struct WeakPeer {
+        weak var device: PeerDevice?
+    }
+
+    let configuration: SoftDeviceConfiguration
+    let instance = InstanceID.random()
+    let host: InstanceID
+    let loop: EventLoop
+    let table: RegionTable
+    let acceptor = Acceptor()
+    private let state = Mutex(State())
+
+    init(configuration: SoftDeviceConfiguration) throws(FabricError) {
+        self.configuration = configuration
+        host = try InstanceID.ofHost()
+        do throws(KernelError) {
+            loop = try EventLoop()
+            table = try RegionTable()
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    /// Starts the device's thread. It holds the context until `close`.
+    func start() throws(FabricError) {
+        do throws(KernelError) {
+            try loop.start(name: "lego-fabric") { [self] in tick() }
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    // MARK: Regions
+
+    func addRegion(_ memory: UnsafeMutableRawBufferPointer, file: MemoryFile?, access: RemoteAccess)
+        throws(FabricError) -> SoftRegion
+    {
+        let key = state.withLock { state -> UInt32? in
+            if state.isClosed { return nil }
+            guard
+                let key = table.insert(
+                    base: memory.baseAddress!, count: memory.count, access: access, isMappable: file != nil)
+            else { return nil }
+            state.regions[key] = RegionRecord(file: file, memory: memory)
+            return key
+        }
+        guard let key else {
+            throw .invalid("another memory region: a device has at most \(RegionEntry.slots_max), and none once closed")
+        }
+        return SoftRegion(context: self, memory: memory, file: file, key: key)
+    }
+
+    func deregister(_ key: UInt32) {
+        let links = state.withLock { state -> [SharedLink]? in
+            // Refused under the lock: a second caller finds the record and waits as well.
+            guard state.regions[key] != nil else { return nil }
+            table.refuse(key)
+            return Array(state.links.values)
+        }
+        guard let links else { return }
+        let deadline = Deadline.after(configuration.quietTimeout)
+        for link in links { link.waitForAccesses(until: deadline) }
+        let isFirst = state.withLock { state in
+            guard state.regions.removeValue(forKey: key) != nil else { return false }
+            table.retire(key)
+            return true
+        }
+        if isFirst { for link in links { link.tellRegionGone(key) } }
+    }
+
+    /// The memory file of a region, for a peer on this host.
+    func withRegionFile(_ key: UInt32, _ body: (Int32?) -> Void) {
+        let file = state.withLock { $0.regions[key]?.file }
+        body(file?.descriptor)
+    }
+
+    // MARK: Pairs
+
+    func takeNumber() -> UInt32 {
+        state.withLock { state in
+            defer { state.nextNumber = state.nextNumber == .max ? 1 : state.nextNumber + 1 }
+            return state.nextNumber
+        }
+    }
+
+    /// The view of a peer device, shared by all pairs to it.
+    func peer(_ instance: InstanceID, table: consuming Descriptor, wake: consuming Descriptor) throws(FabricError)
+        -> PeerDevice
+    {
+        let made = try PeerDevice(instance: instance, table: table, wake: wake)
+        return state.withLock { state in
+            if let known = state.peers[instance]?.device { return known }
+            state.peers[instance] = WeakPeer(device: made)
+            state.peers = state.peers.filter { $0.value.device != nil }
+            return made
+        }
+    }
+
+    /// Watches a connected pair. False when the device is closed.
+    func add(_ link: SharedLink) -> Bool {
+        let isOpen = state.withLock { state in
+            if state.isClosed { return false }
+            state.links[link.pair.number] = link
+            return true
+        }
+        if !isOpen { return false }
+        if !link.watch() {
+            forget(link)
+            return false
+        }
+        return true
+    }
+
+    /// Both ends have flushed.
+    func forget(_ link: SharedLink) { state.withLock { _ = $0.links.removeValue(forKey: link.pair.number) } }
+
+    /// Lets the device's thread look after its pairs and their deadlines.
+    func wake() { loop.wake() }
+
+    /// After each wake-up of the device's thread: a peer may have made room, a pair may have been disconnected.
+    private func tick() -> Deadline {
+        let links = state.withLock { Array($0.links.values) }
+        var earliest = acceptor.tick()
+        for link in links {
+            link.attend()
+            earliest = min(earliest, link.pair.checkDeadline())
+        }
+        return earliest
+    }
+
+    /// Disconnects everything, and gives the peers a moment to end what they have under way.
+    func close() {
+        let links = state.withLock { state -> [SharedLink] in
+            state.isClosed = true
+            return Array(state.links.values)
+        }
+        acceptor.close(loop)
+        for link in links { link.pair.breakConnection() }
+        let deadline = Deadline.after(configuration.closeTimeout)
+        for link in links { link.awaitEnd(until: deadline) }
+        loop.stop()
+        for link in links { link.pair.abandon() }
+        state.withLock { $0.links = [:] }
+    }
+}

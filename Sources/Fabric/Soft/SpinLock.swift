@@ -1,0 +1,50 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// A lock for sections of some ten nanoseconds. Never held over a wait; a waiter yields when the holder has lost its processor.
+struct SpinLock: ~Copyable, Sendable {
+    private let word = Atomic<UInt32>(0)
+
+    /// Takes the lock if it is free. A full barrier either way.
+    @inline(__always)
+    borrowing func tryLock() -> Bool { word.exchange(1, ordering: .sequentiallyConsistent) == 0 }
+
+    @inline(__always)
+    borrowing func lock() { if !tryLock() { lockSlowly() } }
+
+    @inline(never)
+    private borrowing func lockSlowly() {
+        var spins = 0
+        while true {
+            while word.load(ordering: .relaxed) != 0 {
+                spins += 1
+                if spins < 100 { lego_spin_pause() } else { sched_yield() }
+            }
+            if tryLock() { return }
+        }
+    }
+
+    /// A full barrier, so that the holder may look afterwards for work that came meanwhile.
+    @inline(__always)
+    borrowing func unlock() { _ = word.exchange(0, ordering: .sequentiallyConsistent) }
+}
+
+/// Work that any thread may carry on, one at a time, and that nobody waits for: whoever finds it taken leaves a note, and the
+/// thread that has it looks for notes before it leaves.
+struct Driver: ~Copyable, Sendable {
+    private let lock = SpinLock()
+    private let isWanted = Atomic<UInt32>(0)
+
+    /// Runs `body` unless another thread is about to.
+    @inline(__always)
+    borrowing func drive(_ body: () -> Void) {
+        isWanted.store(1, ordering: .relaxed)
+        while lock.tryLock() {
+            isWanted.store(0, ordering: .relaxed)
+            body()
+            lock.unlock()
+            if isWanted.load(ordering: .relaxed) == 0 { return }
+        }
+    }
+}

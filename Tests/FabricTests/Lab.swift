@@ -1,0 +1,163 @@
+import Fabric
+import Glibc
+import Kernel
+import Synchronization
+import Testing
+
+/// What a check ran into.
+struct LabError: Error, CustomStringConvertible {
+    var description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// Nothing in a check takes longer than this, on the slowest machine; what does has hung.
+let labTimeout: Duration = .seconds(60)
+
+/// One side of a connection with its memory and queues. Used by one thread at a time.
+final class Side<Device: RDMADevice>: @unchecked Sendable {
+    let device: Device
+    let queue: Device.Queue
+    let region: Device.Region
+    let pair: Device.Pair
+    private var pending: [WorkCompletion] = []
+
+    init(device: Device, queue: Device.Queue, region: Device.Region, pair: Device.Pair) {
+        self.device = device
+        self.queue = queue
+        self.region = region
+        self.pair = pair
+    }
+
+    var bytes: UnsafeMutableRawBufferPointer { UnsafeMutableRawBufferPointer(start: region.base, count: region.count) }
+
+    func element(_ offset: Int, _ count: Int) -> ScatterElement {
+        ScatterElement(address: region.base + offset, count: count, localKey: region.localKey)
+    }
+
+    /// Posts a request; `configure` sets what the opcode needs.
+    func post(
+        _ opcode: WorkOpcode, _ elements: [ScatterElement], id: UInt64 = 1,
+        to remote: (key: UInt32, address: UInt64)? = nil,
+        _ configure: (inout WorkRequest) -> Void = { _ in }
+    ) -> Bool {
+        elements.withUnsafeBufferPointer { local in
+            var request = WorkRequest(opcode, local: local)
+            request.id = id
+            if let remote {
+                request.remoteKey = remote.key
+                request.remoteAddress = remote.address
+            }
+            configure(&request)
+            return pair.postSend(request)
+        }
+    }
+
+    func postReceive(_ elements: [ScatterElement], id: UInt64 = 100) -> Bool {
+        elements.withUnsafeBufferPointer { pair.postReceive(id: id, local: $0) }
+    }
+
+    /// Where a peer finds this side's memory.
+    func remote(_ offset: Int = 0) -> (key: UInt32, address: UInt64) {
+        (region.remoteKey, region.remoteAddress + UInt64(offset))
+    }
+
+    /// Waits for the next completion, as a daemon does: polls, arms, polls once more, sleeps.
+    func next() throws -> WorkCompletion {
+        let deadline = Deadline.after(labTimeout)
+        while true {
+            if let completion = poll() { return completion }
+            queue.arm()
+            if let completion = poll() { return completion }
+            var entry = pollfd(fd: queue.notificationDescriptor, events: Int16(POLLIN), revents: 0)
+            _ = Glibc.poll(&entry, 1, deadline.pollMilliseconds)
+            queue.acknowledge()
+            if deadline.hasPassed { throw LabError("no completion within \(labTimeout)") }
+        }
+    }
+
+    /// The next completion if there is one.
+    func poll() -> WorkCompletion? {
+        var one = WorkCompletion(id: 0, status: .success, kind: .send, queuePair: 0)
+        let count = withUnsafeMutablePointer(to: &one) {
+            queue.poll(into: UnsafeMutableBufferPointer(start: $0, count: 1))
+        }
+        return count == 1 ? one : nil
+    }
+
+    /// The next completion of a kind; others are kept for later calls.
+    func next(_ kind: WorkCompletion.Kind) throws -> WorkCompletion {
+        if let index = pending.firstIndex(where: { $0.kind == kind }) { return pending.remove(at: index) }
+        while true {
+            let completion = try next()
+            if completion.kind == kind { return completion }
+            pending.append(completion)
+        }
+    }
+}
+
+/// Two connected sides on two devices of this process.
+final class Lab<Device: RDMADevice>: @unchecked Sendable {
+    let make: () throws -> Device
+    let left: Side<Device>
+    let right: Side<Device>
+    let address: FabricAddress
+
+    init(
+        bytes: Int = 1 << 20, parameters: QueuePairParameters = QueuePairParameters(), rightAccess: RemoteAccess = .all,
+        receives: Int = 0, host: String, make: @escaping () throws -> Device
+    ) throws {
+        self.make = make
+        let leftDevice = try make()
+        let rightDevice = try make()
+        address = try rightDevice.listen(on: FabricAddress(host: host, port: 0))
+        (left, right) = try connectSides(
+            leftDevice, rightDevice, address, bytes: bytes, parameters: parameters, rightAccess: rightAccess)
+    }
+
+    deinit {
+        left.device.close()
+        right.device.close()
+    }
+
+    /// Another connection between the same devices.
+    func connectAgain(bytes: Int = 4096, parameters: QueuePairParameters = QueuePairParameters()) throws -> (
+        Side<Device>, Side<Device>
+    ) {
+        try connectSides(
+            left.device, right.device, address, bytes: bytes, parameters: parameters, rightAccess: .all)
+    }
+}
+
+/// Connects `left` to the listening `right`, each with a region and a queue of its own.
+func connectSides<Device: RDMADevice>(
+    _ left: Device, _ right: Device, _ address: FabricAddress, bytes: Int, parameters: QueuePairParameters,
+    rightAccess: RemoteAccess
+) throws -> (Side<Device>, Side<Device>) {
+    let capacity = parameters.sendRequests_max + parameters.receiveRequests_max
+    let accepted = Mutex<Result<Side<Device>, any Error>?>(nil)
+    let acceptor = try KernelThread(name: "acceptor") {
+        let result = Result<Side<Device>, any Error> {
+            guard let request = try right.nextRequest(until: .after(labTimeout)) else { throw LabError("no request") }
+            guard request.privateData == [1, 2, 3] else { throw LabError("private data differs") }
+            let queue = try right.makeCompletionQueue(capacity: capacity)
+            let region = try right.allocate(bytes: bytes, access: rightAccess)
+            let pair = try request.accept(
+                send: queue, receive: queue, parameters: parameters, privateData: [4, 5],
+                prepare: { (_: Device.Pair) throws(FabricError) in })
+            return Side(device: right, queue: queue, region: region, pair: pair)
+        }
+        accepted.withLock { $0 = result }
+    }
+    let queue = try left.makeCompletionQueue(capacity: capacity)
+    let region = try left.allocate(bytes: bytes, access: .all)
+    let result = Result {
+        try left.connect(
+            to: address, send: queue, receive: queue, parameters: parameters, privateData: [1, 2, 3],
+            until: .after(labTimeout), prepare: { (_: Device.Pair) throws(FabricError) in })
+    }
+    acceptor.join()
+    let (pair, answer) = try result.get()
+    guard answer == [4, 5] else { throw LabError("the acceptor's private data differs") }
+    guard let other = accepted.withLock({ $0 }) else { throw LabError("the acceptor did not finish") }
+    return (Side(device: left, queue: queue, region: region, pair: pair), try other.get())
+}
