@@ -11,7 +11,9 @@ import Wire
 /// Lock order: `state` is a leaf.
 public final class PeerFollower: Sendable {
     private struct State {
-        /// The component that the membership names, or nil.
+        /// The name of the component that is followed, from the first that the rack had.
+        var chosenName: String?
+        /// Its present life; nil while it is lost.
         var target: RackMember?
         /// The connection to it, once made and while it lives.
         var peer: LitePeer?
@@ -52,15 +54,17 @@ public final class PeerFollower: Sendable {
         state.withLock { $0.peer.flatMap { $0.isConnected ? $0 : nil } }
     }
 
-    /// The name of the component that is followed; nil while the rack has none.
-    public var targetName: String? { state.withLock { $0.target?.name } }
+    /// The name of the component that is followed; nil until the rack has one.
+    public var name: String? { state.withLock { $0.chosenName } }
 
-    /// For `ComponentHooks.membershipChanged`. Stays with the present component while it lives, else takes the first by name.
+    /// For `ComponentHooks.membershipChanged`. Takes the first component by name, and later only that name in its next life:
+    /// another component has other contents.
     public func membershipChanged(_ members: [RackMember]) {
-        let candidates = members.filter { $0.kind == kind && $0.health != .lost }.sorted { $0.name < $1.name }
+        let living = members.filter { $0.kind == kind && $0.health != .lost }.sorted { $0.name < $1.name }
         state.withLock { state in
-            let present = candidates.first { $0.node == state.target?.node }
-            state.target = present ?? candidates.first
+            let chosen = state.chosenName ?? living.first?.name
+            state.chosenName = chosen
+            state.target = living.first { $0.name == chosen }
             if state.peer?.id != state.target?.node { state.peer = nil }
         }
         wake.signal()

@@ -30,7 +30,7 @@ public enum ByteSize {
         let scale: UInt64 = whole >= 100 ? 1 : whole >= 10 ? 10 : 100
         let rest = bytes & (1 << unit.shift - 1)
         // `rest * scale` stays below 2^47: no overflow. Truncated, never rounded up past what is there.
-        let fraction = rest * scale >> unit.shift
+        let fraction = (rest * scale) >> unit.shift
         if scale == 1 { return "\(whole) \(unit.suffixes[1])" }
         let digits = String(fraction + scale).dropFirst()
         return "\(whole).\(digits) \(unit.suffixes[1])"

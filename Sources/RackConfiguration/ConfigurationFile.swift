@@ -57,11 +57,9 @@ struct ConfigurationFile {
             throw ConfigurationError("\(name):\(line(of: zero, in: bytes)): a zero byte; allowed: UTF-8 text")
         }
         if let text = String(validating: bytes, as: UTF8.self) { return text }
-        var start = bytes.startIndex
-        for (number, line) in bytes.split(separator: 10, omittingEmptySubsequences: false).enumerated() {
-            if String(validating: line, as: UTF8.self) == nil { start = number }
-        }
-        throw ConfigurationError("\(name):\(start + 1): bytes that are no UTF-8; allowed: UTF-8 text")
+        let lines = bytes.split(separator: 10, omittingEmptySubsequences: false)
+        let number = lines.firstIndex { String(validating: $0, as: UTF8.self) == nil } ?? 0
+        throw ConfigurationError("\(name):\(number + 1): bytes that are no UTF-8; allowed: UTF-8 text")
     }
 
     private static func line(of offset: Int, in bytes: [UInt8]) -> Int { bytes[..<offset].count { $0 == 10 } + 1 }

@@ -1,13 +1,17 @@
 /// The configuration of `legoctl rack up`: a whole rack on this machine.
 public enum RackKeys {
     public static let processors = ConfigurationKey.integer(
-        "rack.processors", default: 1, in: 1...16, comment: "Processor components: processor0, processor1, …")
+        "rack.processors", default: 1, in: 1...16,
+        comment: "How many processor components: processor0, processor1 and so on.")
 
     public static let memories = ConfigurationKey.integer(
-        "rack.memories", default: 2, in: 1...16, comment: "Memory components: memory0, memory1, …")
+        "rack.memories", default: 2, in: 1...16, comment: "How many memory components: memory0, memory1 and so on.")
 
     public static let storages = ConfigurationKey.integer(
-        "rack.storages", default: 1, in: 1...1, comment: "Storage components: storage0.")
+        "rack.storages", default: 1, in: 1...16,
+        comment:
+            "How many storage components: storage0, storage1 and so on. Each has a tree of its own; programs see that of "
+            + "storage0.")
 
     public static let state = ConfigurationKey<String>.path(
         "rack.state", default: "/var/lib/lego/default",

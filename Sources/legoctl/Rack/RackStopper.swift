@@ -9,7 +9,7 @@ struct RackStopper {
 
     /// Stops every daemon that still runs, and waits for the guardians of their programs. Answers how many daemons ran, and the
     /// names of those that had to be killed.
-    static func stop(_ record: RackRecord) -> (stopped: Int, killed: [String]) {
+    static func stop(_ record: RackRecord, within limit: Duration = limit) -> (stopped: Int, killed: [String]) {
         let alive = record.bootID == Host.bootID ? record.components : []
         var targets = alive.compactMap { component in
             HeldProcess(component.identity).map { (name: component.name, kind: component.kind, process: $0) }
