@@ -41,6 +41,7 @@ let package = Package(
         .package(url: "https://github.com/LebJe/TOMLKit", from: "0.6.0"),
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/apple/swift-nio", from: "2.90.0"),
     ],
     targets: [
         // C: system libraries, shims by kernel facility, the injected agent, the sandbox's first process.
@@ -90,8 +91,10 @@ let package = Package(
         .target(
             name: "ManagerService",
             dependencies: [
-                "Daemon", "ManagementAPI", "Lite", "Kernel", "Wire", log, metrics,
+                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, metrics,
                 .product(name: "Hummingbird", package: "hummingbird"), .product(name: "GRDB", package: "GRDB.swift"),
+                .product(name: "HummingbirdCore", package: "hummingbird"),
+                .product(name: "NIOCore", package: "swift-nio"),
             ],
             swiftSettings: strict),
 
@@ -119,7 +122,9 @@ let package = Package(
         .testTarget(
             name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], exclude: ["Programs"],
             swiftSettings: strict),
-        .testTarget(name: "ManagerTests", dependencies: ["ManagerService", "ManagementAPI"], swiftSettings: strict),
+        .testTarget(
+            name: "ManagerTests", dependencies: ["ManagerService", "MemoryService", "ManagementAPI", "Lite"],
+            swiftSettings: strict),
         .testTarget(
             name: "ControlTests",
             dependencies: [

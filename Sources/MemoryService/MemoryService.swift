@@ -11,7 +11,7 @@ import Wire
 /// processor breaks, that life of it is over and its chunks are free at once; the manager frees those of a processor whose lease
 /// ran out. What is free is zeroed before anybody gets it.
 ///
-/// Make it before `node.start()`: it registers its functions.
+/// Make it before `node.start()`: it registers its functions. The node's owner passes on what `onPeerLost` tells.
 public final class MemoryService: Sendable {
     /// The node of the manager, which may release anybody's chunks; 0: not known.
     private let manager = Atomic<UInt64>(0)
@@ -48,6 +48,9 @@ public final class MemoryService: Sendable {
     /// Names the manager's node after each registration there. Any thread.
     public func managerChanged(to node: NodeID?) { manager.store(node?.rawValue ?? 0, ordering: .releasing) }
 
+    /// Frees what a processor held whose connection ended. To be called for every peer that Lite gives up.
+    public func peerLost(_ peer: LitePeer) { releaseProcessor(peer.id, why: "its connection ended") }
+
     /// Ends the service's thread. Call it after `node.close()`. Idempotent.
     public func stop() { scrubber.stop() }
 
@@ -61,7 +64,6 @@ public final class MemoryService: Sendable {
         node.register(RackFunction.releaseOwner, MemoryReleaseOwner.self, Acknowledgement.self) {
             [weak self] in (self?.releaseOwner($0, $1) ?? .busy, Acknowledgement())
         }
-        node.onPeerLost { [weak self] in self?.releaseProcessor($0.id, why: "its connection ended") }
     }
 
     private func reserve(_ peer: LitePeer, _ request: ProcessorMemoryReserve) -> (Status, ChunkList?) {

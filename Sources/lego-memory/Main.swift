@@ -32,7 +32,7 @@ struct LegoMemory: DaemonCommand {
         configuration.prefault = context.settings[MemoryKeys.prefault]
         let service = try MemoryService(
             node: component.node, configuration: configuration, logger: context.logger)
-        return try component.run(stop: { service.stop() }) {
+        return try component.run(peerLost: { service.peerLost($0) }, stop: { service.stop() }) {
             var hooks = ComponentHooks()
             hooks.capacityBytes = service.capacityBytes
             hooks.usedBytes = { service.usedBytes }

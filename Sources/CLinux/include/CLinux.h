@@ -11,5 +11,6 @@
 #include "lego_process.h"
 #include "lego_sandbox.h"
 #include "lego_seal.h"
+#include "lego_sock_diag.h"
 #include "lego_socket.h"
 #include "lego_thread.h"

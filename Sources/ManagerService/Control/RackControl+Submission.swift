@@ -1,0 +1,154 @@
+import Glibc
+import Kernel
+import Lite
+import ManagementAPI
+import Wire
+
+// Submission: from a checked request to a program that a processor has started. Runs on the pool.
+extension RackControl {
+    func submit(_ request: SubmitRequest, as submitter: Submitter, environment: [String]) throws(APIError) -> Submitted
+    {
+        var excluded: Set<NodeID> = []
+        while true {
+            let (processor, peer) = try chooseProcessor(excluding: excluded)
+            let record = try admit(request, submitter, on: processor, environment)
+            let start = startMessage(record, request, submitter, environment)
+            let answer = node.call(
+                peer, RackFunction.startProgram, start, answer: ProcessorManagerStarted.self,
+                until: .after(configuration.startDeadline))
+            if answer.status.isOK {
+                state.withLock { $0.running[record.id]?.isConfirmed = true }
+                logger.info(
+                    "program started",
+                    metadata: [
+                        "program": "\(record.id)", "name": "\(record.name)", "processor": "\(processor.name)",
+                        "user": "\(record.user)",
+                    ])
+                return Submitted(
+                    id: record.id.rawValue, processor: processor.name,
+                    attachment: attachment(record, processor), notice: submitter.notice)
+            }
+            let error = handleFailedStart(record, peer, answer.status, answer.response)
+            // Busy has started nothing: another processor may have room.
+            if answer.status != .busy || answer.response?.reason.isEmpty == false { throw error }
+            excluded.insert(processor.node)
+            if otherProcessor(excluding: excluded) == nil { throw error }
+        }
+    }
+
+    private func otherProcessor(excluding excluded: Set<NodeID>) -> Component? {
+        state.withLock { state in
+            let counts = state.running.countByProcessor
+            let candidates = state.membership.components
+                .filter { $0.kind == .processor && $0.health == .healthy && !excluded.contains($0.node) }
+                .map { ProcessorCandidate(node: $0.node, name: $0.name, runningPrograms: counts[$0.node] ?? 0) }
+            return ProcessorPlacement.choose(candidates).flatMap { state.membership.component(of: $0.node) }
+        }
+    }
+
+    private func chooseProcessor(excluding excluded: Set<NodeID>) throws(APIError) -> (Component, LitePeer) {
+        guard let processor = otherProcessor(excluding: excluded) else {
+            throw APIError(
+                503,
+                "no processor component is healthy; see 'legoctl status' and start one with "
+                    + "'sudo legoctl component start processor0'", exitStatus: 125)
+        }
+        guard let peer = node.peer(processor.node) else {
+            throw APIError(503, "\(processor.name) is not reachable at the moment; try again", exitStatus: 125)
+        }
+        return (processor, peer)
+    }
+
+    /// Gives the program a number, on disk and in the table, before the processor hears of it.
+    private func admit(
+        _ request: SubmitRequest, _ submitter: Submitter, on processor: Component, _ environment: [String]
+    ) throws(APIError) -> ProgramRecord {
+        var generator = SystemRandomNumberGenerator()
+        let draft = ProgramRecord(
+            id: ProgramID(rawValue: .max), name: request.displayName, command: request.arguments,
+            user: submitter.account.name, userID: submitter.account.userID, processor: processor.name,
+            processorNode: processor.node, isDetached: request.isDetached,
+            token: (0..<16).map { _ in UInt8.random(in: 0 ... .max, using: &generator) })
+        let bytes = encodedSize(startMessage(draft, request, submitter, environment))
+        if bytes > configuration.messageBytes_max {
+            throw APIError(
+                422,
+                "arguments and environment have \(bytes) bytes together, at most "
+                    + "\(configuration.messageBytes_max) are allowed; pass less, or pass it in a file",
+                exitStatus: 126)
+        }
+        do {
+            let record = try store.add(draft)
+            state.withLock { $0.running[record.id] = RunningPrograms.Entry(record: record) }
+            return record
+        } catch {
+            throw APIError(500, "\(error)", exitStatus: 125)
+        }
+    }
+
+    private func startMessage(
+        _ record: ProgramRecord, _ request: SubmitRequest, _ submitter: Submitter, _ environment: [String]
+    ) -> ManagerProcessorStart {
+        ManagerProcessorStart(
+            program: record.id, name: record.name, arguments: request.arguments, environment: environment,
+            workingDirectory: request.workingDirectory, user: submitter.account.userID,
+            group: submitter.account.groupID,
+            groups: Array(submitter.account.groups.prefix(WireLimit.groups_max)),
+            excacheBytes: request.excacheBytes ?? 0, isDetached: request.isDetached, attachToken: record.token)
+    }
+
+    private func encodedSize(_ start: ManagerProcessorStart) -> Int {
+        let texts = start.arguments + start.environment + [start.name, start.workingDirectory]
+        // Every text with its length, the list counts and the fixed fields.
+        return texts.reduce(0) { $0 + 4 + $1.utf8.count } + 4 * start.groups.count + 61
+    }
+
+    /// Records a start that failed, and says why.
+    private func handleFailedStart(
+        _ record: ProgramRecord, _ peer: LitePeer, _ status: Status, _ answer: ProcessorManagerStarted?
+    ) -> APIError {
+        let error: APIError
+        var end: ProgramEnd
+        switch status {
+        case .peerLost:
+            error = APIError(
+                503, "\(record.processor) was lost while it started the program; submit it again", exitStatus: 125)
+            end = .lost("processor component \(record.processor) was lost")
+        case .timedOut:
+            error = APIError(
+                504, "\(record.processor) did not start the program in time; submit it again", exitStatus: 125)
+            end = .lost("\(record.processor) did not start it in time")
+            // It may have started late, and then nobody would know of it.
+            let kill = ManagerProcessorSignal(program: record.id, signal: UInt32(SIGKILL))
+            _ = node.call(
+                peer, RackFunction.signalProgram, kill, answer: Acknowledgement.self, until: .after(Self.callLimit))
+        default:
+            let told = answer?.reason ?? ""
+            let reason = told.isEmpty ? Self.text(of: status, at: record.processor) : told
+            let exit = answer.flatMap { $0.exitStatus > 0 && $0.exitStatus < 256 ? Int($0.exitStatus) : nil } ?? 125
+            error = APIError(422, reason, exitStatus: exit)
+            end = ProgramEnd(state: .exited, exitStatus: Int32(exit), reason: reason)
+        }
+        self.end([(record, end, ProgramStatistics())])
+        return error
+    }
+
+    static func text(of status: Status, at name: String) -> String {
+        switch status {
+        case .peerLost: "\(name) was lost"
+        case .timedOut: "\(name) did not answer in time; try again"
+        case .busy: "\(name) is busy; try again"
+        case .noSpace: "\(name) has no room for the program; end others, or add a component"
+        case .noFunction: "\(name) cannot do that: it runs another version"
+        default:
+            "\(name) refused: " + (status.errorNumber.map(KernelError.text) ?? "status \(status.rawValue)")
+        }
+    }
+
+    func attachment(_ record: ProgramRecord, _ processor: Component) -> Attachment {
+        let digits = record.token.map { byte in
+            (byte < 16 ? "0" : "") + String(byte, radix: 16)
+        }
+        return Attachment(address: processor.attachAddress, token: digits.joined())
+    }
+}

@@ -1,0 +1,89 @@
+import Kernel
+import Lite
+import Logging
+import Synchronization
+import Wire
+
+/// The global resource manager's mind: who is in the rack, what runs where, and what follows when somebody is lost.
+///
+/// Three kinds of threads come here: Lite's workers (calls of components), the pool's threads (HTTP requests and what follows a
+/// loss) and the ticker. Changes that must survive are in the store before anybody is told of them, and before memory shows them.
+///
+/// Lock order: `state` is a leaf. No store, no call and no continuation is touched under it.
+final class RackControl: Sendable {
+    struct State {
+        var membership: Membership
+        var running = RunningPrograms()
+    }
+
+    let node: RackNode
+    let configuration: ManagerConfiguration
+    let store: ManagerStore
+    let pool: WorkerPool
+    let logger: Logger
+    let waiters = EndWaiters()
+    let state: Mutex<State>
+    /// Monotonic nanoseconds; injected, so that tests need not wait.
+    let now: @Sendable () -> UInt64
+
+    /// How long a call that only passes a message on may take.
+    static let callLimit = Duration.seconds(2)
+
+    /// Takes up what an earlier manager process left in the store.
+    init(
+        node: RackNode, configuration: ManagerConfiguration, store: ManagerStore, pool: WorkerPool, logger: Logger,
+        now: @escaping @Sendable () -> UInt64 = monotonicNanoseconds
+    ) throws(ManagerStore.Failure) {
+        self.node = node
+        self.configuration = configuration
+        self.store = store
+        self.pool = pool
+        self.logger = logger
+        self.now = now
+        let (components, epoch) = try store.components()
+        var state = State(membership: Membership(lease: configuration.lease.wholeNanoseconds, epoch: epoch))
+        state.membership.restore(components, now: now(), grace: configuration.recoveryGrace.wholeNanoseconds)
+        let running = try store.runningPrograms()
+        for record in running { state.running[record.id] = RunningPrograms.Entry(record: record) }
+        self.state = Mutex(state)
+        if !components.isEmpty {
+            logger.info(
+                "took up an earlier state",
+                metadata: ["components": "\(components.count)", "programs": "\(running.count)"])
+        }
+    }
+
+    /// Moves time on: looks for leases that are over and for programs that nobody has reported. Called by the ticker.
+    func tick() {
+        let time = now()
+        let grace = configuration.recoveryGrace.wholeNanoseconds
+        let (lost, unreported, epoch) = state.withLock { state in
+            (state.membership.expire(now: time), state.running.due(now: time, again: grace), state.membership.epoch)
+        }
+        if !lost.isEmpty { pool.submit { self.handleLoss(of: lost, epoch: epoch) } }
+        for record in unreported { pool.submit { self.askAfter(record) } }
+        endOrphans()
+    }
+
+    /// Ends programs whose processor is not in the rack at all: its record was replaced while no manager ran.
+    private func endOrphans() {
+        let orphans = state.withLock { state in
+            state.running.all.filter { entry in
+                !entry.isConfirmed && entry.askAfter == .max
+                    && (state.membership.component(of: entry.record.processorNode)?.health ?? .lost) == .lost
+            }.map(\.record)
+        }
+        if orphans.isEmpty { return }
+        pool.submit {
+            self.end(orphans.map { ($0, .lost("processor component \($0.processor) was lost"), $0.statistics) })
+        }
+    }
+}
+
+extension Duration {
+    /// At least 0.
+    var wholeNanoseconds: UInt64 {
+        let (seconds, attoseconds) = components
+        return UInt64(max(0, seconds)) * 1_000_000_000 + UInt64(max(0, attoseconds)) / 1_000_000_000
+    }
+}

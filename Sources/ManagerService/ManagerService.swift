@@ -1,0 +1,91 @@
+import Fabric
+import Kernel
+import Lite
+import Logging
+import Wire
+
+/// The global resource manager: membership, placement, the table of programs, and the HTTP API. The data path never goes through
+/// it; a rack runs on while its manager is away.
+///
+/// Order of life: make it, `node.start()`, `start()`; at the end `stop()`, then `node.close()`.
+public final class ManagerService: Sendable {
+    /// Threads for what blocks, and tasks that may wait for one. A start takes a thread until the processor has answered.
+    private static let workers = 8
+    private static let waitingTasks_max = 256
+
+    private let directory: StateDirectory
+    private let control: RackControl
+    private let pool: WorkerPool
+    private let ticker: Ticker
+    private let server: APIServer
+    private let configuration: ManagerConfiguration
+
+    /// Takes up the state that an earlier process left in `configuration.stateDirectory`, and registers the manager's functions and
+    /// the node's `onPeerLost`.
+    public init(node: RackNode, configuration: ManagerConfiguration, logger: Logger) throws(ManagerError) {
+        self.configuration = configuration
+        let directory = try StateDirectory(configuration.stateDirectory)
+        let path = try directory.privateFile("manager.sqlite")
+        self.directory = directory
+        let store = try ManagerStore(path: path, results_max: configuration.results_max)
+        do {
+            pool = try WorkerPool(name: "lego-work", threads: Self.workers, waiting_max: Self.waitingTasks_max)
+            ticker = try Ticker()
+        } catch {
+            throw .system("\(error)")
+        }
+        do {
+            control = try RackControl(
+                node: node, configuration: configuration, store: store, pool: pool, logger: logger)
+        } catch {
+            pool.stop()
+            throw .store(path: path, reason: "\(error)")
+        }
+        server = APIServer(
+            responder: APIResponder(control: control, users: SystemUserDatabase(), logger: logger), logger: logger)
+        registerFunctions(node)
+    }
+
+    /// Starts to watch leases and to serve the API; answers where that listens. Blocks for moments: not on the concurrency pool.
+    public func start() throws(ManagerError) -> FabricAddress {
+        do {
+            try ticker.start { [control] in control.tick() }
+        } catch {
+            throw .system("\(error)")
+        }
+        do {
+            return try server.start(on: configuration.apiListen)
+        } catch {
+            ticker.stop()
+            throw error
+        }
+    }
+
+    /// Ends the API and the threads; whoever waits for a program is answered. Idempotent.
+    public func stop() {
+        ticker.stop()
+        control.waiters.close()
+        server.stop()
+        pool.stop()
+    }
+
+    private func registerFunctions(_ node: RackNode) {
+        let control = control
+        node.register(
+            RackFunction.registerComponent, ComponentManagerRegister.self, ManagerComponentRegistered.self
+        ) { control.register($0, $1) }
+        node.register(RackFunction.heartbeat, ComponentManagerHeartbeat.self, ManagerComponentHeartbeat.self) {
+            control.heartbeat($0, $1)
+        }
+        node.register(RackFunction.membership, ComponentManagerMembership.self, ManagerComponentMembership.self) {
+            peer, _ in control.membership(peer)
+        }
+        node.register(RackFunction.placeRegion, ProcessorManagerPlace.self, ManagerProcessorPlace.self) {
+            control.place($0, $1)
+        }
+        node.register(RackFunction.programReport, ProcessorManagerReport.self, Acknowledgement.self) {
+            control.report($0, $1)
+        }
+        node.onPeerLost { control.peerLost($0) }
+    }
+}
