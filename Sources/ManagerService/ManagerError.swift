@@ -2,7 +2,8 @@
 public enum ManagerError: Error, Sendable, CustomStringConvertible {
     /// cannot use the state directory PATH: REASON
     case stateDirectory(path: String, reason: String)
-    /// the state directory PATH belongs to another manager that runs: give this one a directory of its own or stop the other
+    /// the state directory PATH belongs to another manager that runs: give this one a directory of its own or stop the
+    /// other
     case stateInUse(path: String)
     /// cannot read the manager's state in PATH: REASON; move the file away to start with an empty rack
     case store(path: String, reason: String)

@@ -4,12 +4,13 @@ import Lite
 import Logging
 import Wire
 
-/// The global resource manager: membership, placement, the table of programs, and the HTTP API. The data path never goes through
-/// it; a rack runs on while its manager is away.
+/// The global resource manager: membership, placement, the table of programs, and the HTTP API. The data path never
+/// goes through it; a rack runs on while its manager is away.
 ///
 /// Order of life: make it, `node.start()`, `start()`; at the end `stop()`, then `node.close()`.
 public final class ManagerService: Sendable {
-    /// Threads for what blocks, and tasks that may wait for one. A start takes a thread until the processor has answered.
+    /// Threads for what blocks, and tasks that may wait for one. A start takes a thread until the processor has
+    /// answered.
     private static let workers = 8
     private static let waitingTasks_max = 256
 
@@ -20,8 +21,8 @@ public final class ManagerService: Sendable {
     private let server: APIServer
     private let configuration: ManagerConfiguration
 
-    /// Takes up the state that an earlier process left in `configuration.stateDirectory`, and registers the manager's functions and
-    /// the node's `onPeerLost`.
+    /// Takes up the state that an earlier process left in `configuration.stateDirectory`, and registers the manager's
+    /// functions and the node's `onPeerLost`.
     public init(node: RackNode, configuration: ManagerConfiguration, logger: Logger) throws(ManagerError) {
         self.configuration = configuration
         let directory = try StateDirectory(configuration.stateDirectory)
@@ -46,7 +47,8 @@ public final class ManagerService: Sendable {
         registerFunctions(node)
     }
 
-    /// Starts to watch leases and to serve the API; answers where that listens. Blocks for moments: not on the concurrency pool.
+    /// Starts to watch leases and to serve the API; answers where that listens. Blocks for moments: not on the
+    /// concurrency pool.
     public func start() throws(ManagerError) -> FabricAddress {
         do {
             try ticker.start { [control] in control.tick() }

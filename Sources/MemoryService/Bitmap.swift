@@ -29,7 +29,8 @@ struct Bitmap {
         }
     }
 
-    /// Takes the lowest member out, and the members that follow it without a gap, at most `limit` in all; nil when empty.
+    /// Takes the lowest member out, and the members that follow it without a gap, at most `limit` in all; nil when
+    /// empty.
     mutating func takeRun(atMost limit: Int) -> Range<Int>? {
         while lowest < words.count, words[lowest] == 0 { lowest += 1 }
         if lowest == words.count { return nil }

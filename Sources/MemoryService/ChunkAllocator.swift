@@ -15,13 +15,14 @@ enum ChunkRelease: Equatable {
     case notOwned
 }
 
-/// Which chunks of the pool are owned, and which of the free ones read as zero. A chunk is always in one of these states:
+/// Which chunks of the pool are owned, and which of the free ones read as zero. A chunk is always in one of these
+/// states:
 ///
 ///     cold (zero, no memory behind it) or warm (zero, memory present)
 ///       -> owned -> dirty (free, holds old bytes) -> taken (being zeroed by whoever took it) -> warm or cold
 ///
-/// Only zero chunks are ever handed out. Every array is taken at start-up: some 5 bytes a chunk, 80 bytes per MiB of pool.
-/// Not safe to share: its owner holds it behind a lock.
+/// Only zero chunks are ever handed out. Every array is taken at start-up: some 5 bytes a chunk, 80 bytes per MiB of
+/// pool. Not safe to share: its owner holds it behind a lock.
 struct ChunkAllocator: ~Copyable {
     let chunkCount: Int
     private(set) var ownedCount = 0
@@ -104,7 +105,8 @@ struct ChunkAllocator: ~Copyable {
         return before - ownedCount
     }
 
-    /// Takes a run of at most `limit` neighbouring dirty chunks, which nobody else touches until `putBack`; nil when there is none.
+    /// Takes a run of at most `limit` neighbouring dirty chunks, which nobody else touches until `putBack`; nil when
+    /// there is none.
     mutating func takeDirty(atMost limit: Int) -> Range<Int>? {
         guard let run = dirty.takeRun(atMost: limit) else { return nil }
         dirtyCount -= run.count

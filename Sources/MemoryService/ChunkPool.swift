@@ -5,10 +5,11 @@ import Wire
 
 /// The pool's memory together with who owns it. All calls are safe on any thread.
 ///
-/// Lock order: `zeroing` before `allocator`. `zeroing` is held while one run is zeroed (at most `runChunks_max` chunks, about
-/// 0.5 ms), `allocator` never while memory is touched.
+/// Lock order: `zeroing` before `allocator`. `zeroing` is held while one run is zeroed (at most `runChunks_max` chunks,
+/// about 0.5 ms), `allocator` never while memory is touched.
 final class ChunkPool: Sendable {
-    /// Chunks zeroed under one hold of `zeroing`: long runs are cheaper per chunk to give back, short ones make nobody wait.
+    /// Chunks zeroed under one hold of `zeroing`: long runs are cheaper per chunk to give back, short ones make nobody
+    /// wait.
     static let runChunks_max = 16
 
     private let base: UInt
@@ -28,8 +29,8 @@ final class ChunkPool: Sendable {
     var usedBytes: UInt64 { allocator.withLock { UInt64($0.ownedCount * RemoteChunk.bytes) } }
     var hasDirty: Bool { allocator.withLock { $0.dirtyCount > 0 } }
 
-    /// Gives between 1 and `count` zeroed chunks to `owner`; none when the pool is full, nil when `isWelcome` answers false, which
-    /// is asked under the lock that `releaseAll` takes. Zeroes on the spot only when nothing else is left.
+    /// Gives between 1 and `count` zeroed chunks to `owner`; none when the pool is full, nil when `isWelcome` answers
+    /// false, which is asked under the lock that `releaseAll` takes. Zeroes on the spot only when nothing else is left.
     func reserve(_ count: Int, for owner: ChunkOwner, isWelcome: () -> Bool) -> [UInt32]? {
         while true {
             let chunks: [UInt32]? = allocator.withLock { isWelcome() ? $0.reserve(count, for: owner) : nil }

@@ -5,11 +5,12 @@ import Logging
 import Synchronization
 import Wire
 
-/// A memory component: the node's pool, in chunks that processors reserve and release by call and read and write one-sided.
+/// A memory component: the node's pool, in chunks that processors reserve and release by call and read and write
+/// one-sided.
 ///
 /// A chunk belongs to one program on one life of a processor, and every release checks that. When the connection to a
-/// processor breaks, that life of it is over and its chunks are free at once; the manager frees those of a processor whose lease
-/// ran out. What is free is zeroed before anybody gets it.
+/// processor breaks, that life of it is over and its chunks are free at once; the manager frees those of a processor
+/// whose lease ran out. What is free is zeroed before anybody gets it.
 ///
 /// Make it before `node.start()`: it registers its functions. The node's owner passes on what `onPeerLost` tells.
 public final class MemoryService: Sendable {
@@ -69,8 +70,8 @@ public final class MemoryService: Sendable {
     private func reserve(_ peer: LitePeer, _ request: ProcessorMemoryReserve) -> (Status, ChunkList?) {
         if request.program.rawValue == 0 { return (.malformed, nil) }
         let owner = ChunkOwner(processor: peer.id, program: request.program)
-        // A peer counts as disconnected before its loss is told. Asked under the pool's lock, this leaves no moment in which a
-        // late reservation could slip in behind the release of everything that the peer held.
+        // A peer counts as disconnected before its loss is told. Asked under the pool's lock, this leaves no moment in
+        // which a late reservation could slip in behind the release of everything that the peer held.
         let chunks = pool.reserve(Int(request.count), for: owner, isWelcome: { peer.isConnected })
         guard let chunks else { return (.peerLost, nil) }
         if chunks.isEmpty {

@@ -2,8 +2,8 @@
 public struct MemoryServiceConfiguration: Sendable {
     /// Takes all memory from the host at start-up instead of at first use, and keeps it. Costs some 40 µs per 64 KiB.
     public var prefault = false
-    /// Zeroed memory that is kept for the next program rather than given back to the host, in bytes. A first touch of given-back
-    /// memory costs the processor some 3 µs a page, of kept memory nothing. nil: an eighth of the pool.
+    /// Zeroed memory that is kept for the next program rather than given back to the host, in bytes. A first touch of
+    /// given-back memory costs the processor some 3 µs a page, of kept memory nothing. nil: an eighth of the pool.
     public var retainedBytes: Int?
 
     public init() {}

@@ -2,7 +2,8 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// The thread that zeroes released chunks, so that a reservation rarely waits for it. Sleeps while there is nothing to do.
+/// The thread that zeroes released chunks, so that a reservation rarely waits for it. Sleeps while there is nothing to
+/// do.
 final class Scrubber: Sendable {
     private let pool: ChunkPool
     private let work: EventDescriptor

@@ -1,7 +1,7 @@
 import Wire
 
-/// One message of each kind with the bytes that it must have for ever. They were packed from the lists of fields by another
-/// program, not by the encoders that they hold.
+/// One message of each kind with the bytes that it must have for ever. They were packed from the lists of fields by
+/// another program, not by the encoders that they hold.
 enum GoldenMessages {
     private static var statistics: ProgramStatistics {
         var statistics = ProgramStatistics()

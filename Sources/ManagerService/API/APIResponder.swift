@@ -24,8 +24,8 @@ struct ConnectionContext: RequestContext {
     }
 }
 
-/// Answers HTTP requests: understands them, asks the rack's control on the pool, and writes JSON. Runs on the concurrency pool and
-/// never blocks it.
+/// Answers HTTP requests: understands them, asks the rack's control on the pool, and writes JSON. Runs on the
+/// concurrency pool and never blocks it.
 struct APIResponder: HTTPResponder {
     typealias Context = ConnectionContext
 
@@ -100,7 +100,8 @@ struct APIResponder: HTTPResponder {
         return try await control.pool.run { try control.record(id).status }
     }
 
-    /// A browser of a user would let any web page give orders in that user's name: nothing that a page can send is taken.
+    /// A browser of a user would let any web page give orders in that user's name: nothing that a page can send is
+    /// taken.
     private static func refuseBrowsers(_ request: Request) throws(APIError) {
         if request.headers[.origin] != nil { throw APIError(403, "the API does not serve web pages; use legoctl") }
         // The name of a page's host, made to point to this one, shows itself here.

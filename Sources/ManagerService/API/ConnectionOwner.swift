@@ -8,7 +8,8 @@ struct SocketEnd: Equatable {
     var address: [UInt8]
     var port: UInt16
 
-    /// From the text of a numeric address; nil if it is none. An IPv4 address inside of an IPv6 one is the IPv4 address.
+    /// From the text of a numeric address; nil if it is none. An IPv4 address inside of an IPv6 one is the IPv4
+    /// address.
     init?(_ text: String, port: Int) {
         guard let port = UInt16(exactly: port) else { return nil }
         self.port = port
@@ -34,8 +35,8 @@ struct SocketEnd: Equatable {
 
 /// Asks the kernel which user holds the other end of a connection.
 enum ConnectionOwner {
-    /// The caller behind a connection that `local` has accepted from `remote`. Only this host's own kernel can vouch for
-    /// somebody, so the connection must not leave it. Does not block; some 20 µs.
+    /// The caller behind a connection that `local` has accepted from `remote`. Only this host's own kernel can vouch
+    /// for somebody, so the connection must not leave it. Does not block; some 20 µs.
     static func find(remote: SocketEnd?, local: SocketEnd?) throws(APIError) -> Caller {
         guard let remote, let local, remote.isLoopback, local.family == remote.family else {
             throw APIError(
@@ -43,10 +44,11 @@ enum ConnectionOwner {
         }
         let owner = lego_tcp_owner(remote.family, remote.address, remote.port, local.address, local.port)
         guard owner >= 0, let userID = UInt32(exactly: owner) else {
+            let reason = KernelError.text(Int32(clamping: -owner))
             throw APIError(
                 403,
-                "the kernel does not say who is calling (\(KernelError.text(Int32(clamping: -owner)))); keep the connection "
-                    + "open until the answer has come")
+                "the kernel does not say who is calling (\(reason)); keep the connection open until the answer has come"
+            )
         }
         return Caller(userID: userID)
     }

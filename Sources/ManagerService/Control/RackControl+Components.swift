@@ -90,7 +90,8 @@ extension RackControl {
         }
     }
 
-    /// Tells every memory component that a processor is no more. Each of them notices a broken connection by itself too.
+    /// Tells every memory component that a processor is no more. Each of them notices a broken connection by itself
+    /// too.
     private func releaseMemory(of processor: Component) {
         let memories = state.withLock { state in
             state.membership.components.filter { $0.kind == .memory && $0.health != .lost }

@@ -11,7 +11,8 @@ extension RackControl {
         }
         if !isMember { return (.fenced, nil) }
         guard let entry, entry.record.processorNode == peer.id else {
-            // The end of a program that is known to have ended is no news. One that still runs there was given up by the rack.
+            // The end of a program that is known to have ended is no news. One that still runs there was given up by
+            // the rack.
             if report.state == .running { pool.submit { self.killStray(report.program, at: peer) } }
             return (.ok, Acknowledgement())
         }
@@ -28,7 +29,8 @@ extension RackControl {
         return self.end([(entry.record, end, statistics)]) ? (.ok, Acknowledgement()) : (.busy, nil)
     }
 
-    /// Records how programs ended and wakes who waits for them; false when the store failed, and nothing has changed then.
+    /// Records how programs ended and wakes who waits for them; false when the store failed, and nothing has changed
+    /// then.
     @discardableResult
     func end(_ ends: [(record: ProgramRecord, end: ProgramEnd, statistics: ProgramStatistics)]) -> Bool {
         if ends.isEmpty { return true }

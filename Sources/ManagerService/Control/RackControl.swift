@@ -6,8 +6,9 @@ import Wire
 
 /// The global resource manager's mind: who is in the rack, what runs where, and what follows when somebody is lost.
 ///
-/// Three kinds of threads come here: Lite's workers (calls of components), the pool's threads (HTTP requests and what follows a
-/// loss) and the ticker. Changes that must survive are in the store before anybody is told of them, and before memory shows them.
+/// Three kinds of threads come here: Lite's workers (calls of components), the pool's threads (HTTP requests and what
+/// follows a loss) and the ticker. Changes that must survive are in the store before anybody is told of them, and
+/// before memory shows them.
 ///
 /// Lock order: `state` is a leaf. No store, no call and no continuation is touched under it.
 final class RackControl: Sendable {

@@ -2,8 +2,8 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// Threads for work that blocks: calls to components, SQLite, the password database. The concurrency pool has as many threads as
-/// cores and must never do such work.
+/// Threads for work that blocks: calls to components, SQLite, the password database. The concurrency pool has as many
+/// threads as cores and must never do such work.
 final class WorkerPool: Sendable {
     /// All threads are at work and the queue is full.
     struct Busy: Error {}

@@ -1,13 +1,13 @@
 import Wire
 
-/// Who belongs to the rack, and how each of them fares. A state machine without a clock, lock or connection of its own: `now` is
-/// monotonic nanoseconds, and never goes back.
+/// Who belongs to the rack, and how each of them fares. A state machine without a clock, lock or connection of its own:
+/// `now` is monotonic nanoseconds, and never goes back.
 ///
 ///     register -> healthy -> suspect (connection broken, or silent for half the lease) -> lost (lease over)
 ///                    ^----------'  heartbeat
 ///
-/// A lost component is fenced: its heartbeats are refused until it registers again. It stays listed as lost until then, or until
-/// a successor takes its name.
+/// A lost component is fenced: its heartbeats are refused until it registers again. It stays listed as lost until then,
+/// or until a successor takes its name.
 struct Membership {
     /// Its whole listing fits one Lite message: 128 members of at most 338 bytes.
     static let components_max = 128
@@ -45,8 +45,8 @@ struct Membership {
         case full
     }
 
-    /// Takes a component in. It may be a new one, one that comes back (after this manager restarted, or from being lost), or the
-    /// successor of one whose connection is broken already.
+    /// Takes a component in. It may be a new one, one that comes back (after this manager restarted, or from being
+    /// lost), or the successor of one whose connection is broken already.
     mutating func register(_ request: ComponentManagerRegister, now: UInt64) -> Registration {
         if request.kind == .manager { return .malformed }
         var name = request.name
@@ -118,8 +118,8 @@ struct Membership {
         return lost
     }
 
-    /// Takes over what an earlier manager process knew: the living are suspect until they register again, and lost `grace`
-    /// nanoseconds from now if they do not.
+    /// Takes over what an earlier manager process knew: the living are suspect until they register again, and lost
+    /// `grace` nanoseconds from now if they do not.
     mutating func restore(_ components: [Component], now: UInt64, grace: UInt64) {
         for var component in components {
             if component.health != .lost { component.health = .suspect }
@@ -128,7 +128,8 @@ struct Membership {
             byName[component.name] = component
             nameOfNode[component.node] = component.name
         }
-        // Changes of health are not recorded: the step outruns whatever the earlier process told its peers since it last wrote.
+        // Changes of health are not recorded: the step outruns whatever the earlier process told its peers since it
+        // last wrote.
         epoch += 1 << 20
     }
 
@@ -139,7 +140,8 @@ struct Membership {
         return "\(kind.word)\(index)"
     }
 
-    /// Letters, digits, dots, dashes and underscores, beginning with a letter or digit: safe in a path, a URL and a terminal.
+    /// Letters, digits, dots, dashes and underscores, beginning with a letter or digit: safe in a path, a URL and a
+    /// terminal.
     static func isUsable(_ name: String) -> Bool {
         guard let first = name.utf8.first, name.utf8.count <= WireLimit.name_max, name != ComponentKind.manager.word
         else { return false }

@@ -14,8 +14,9 @@ final class EndWaiters: Sendable {
     /// A leaf lock: continuations are resumed outside of it.
     private let state = Mutex(State())
 
-    /// Returns when `id` has ended, at the latest after `limit`, or at once if `isRunning` says that it does not run. That is asked
-    /// after the wait is known to `ended`, so that no end is missed. Answers false when too many wait already.
+    /// Returns when `id` has ended, at the latest after `limit`, or at once if `isRunning` says that it does not run.
+    /// That is asked after the wait is known to `ended`, so that no end is missed. Answers false when too many wait
+    /// already.
     func wait(for id: ProgramID, limit: Duration, isRunning: () -> Bool) async -> Bool {
         let ticket: UInt64? = state.withLock { state in
             if state.count >= Self.waiters_max { return nil }

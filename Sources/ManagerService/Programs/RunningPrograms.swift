@@ -1,7 +1,7 @@
 import Wire
 
-/// The programs that run, as far as the manager knows. Ended ones are in the store only. Not safe to share: its owner holds it
-/// behind a lock.
+/// The programs that run, as far as the manager knows. Ended ones are in the store only. Not safe to share: its owner
+/// holds it behind a lock.
 struct RunningPrograms {
     struct Entry {
         var record: ProgramRecord

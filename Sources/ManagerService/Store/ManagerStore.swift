@@ -3,8 +3,9 @@ import GRDB
 import ManagementAPI
 import Wire
 
-/// The manager's durable state in SQLite. Every change is one transaction, on disk when the call returns (WAL, synchronous FULL):
-/// what is in memory can be lost at any instruction. Calls block; never call one on the concurrency pool or under a lock.
+/// The manager's durable state in SQLite. Every change is one transaction, on disk when the call returns (WAL,
+/// synchronous FULL): what is in memory can be lost at any instruction. Calls block; never call one on the concurrency
+/// pool or under a lock.
 final class ManagerStore: Sendable {
     /// Why a change or a look-up failed: the disk is full or broken. `description` is for the operator.
     struct Failure: Error, CustomStringConvertible {

@@ -1,7 +1,8 @@
 import Glibc
 import Kernel
 
-/// The manager's directory on disk, held by one manager at a time. The kernel gives the hold up when the process ends, however.
+/// The manager's directory on disk, held by one manager at a time. The kernel gives the hold up when the process ends,
+/// however.
 struct StateDirectory: ~Copyable, Sendable {
     let path: String
     private let lock: Descriptor
