@@ -120,8 +120,9 @@ let package = Package(
         .testTarget(
             name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),
         .testTarget(
-            name: "ProcessorTests", dependencies: ["ProcessorService", "Kernel", "CLinux"], exclude: ["Programs"],
-            swiftSettings: strict),
+            name: "ProcessorTests",
+            dependencies: ["ProcessorService", "Fabric", "Lite", "Kernel", "Wire", "CLinux", log],
+            exclude: ["Programs"], swiftSettings: strict),
         .testTarget(
             name: "ManagerTests", dependencies: ["ManagerService", "MemoryService", "ManagementAPI", "Lite"],
             swiftSettings: strict),

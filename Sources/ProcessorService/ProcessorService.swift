@@ -1,0 +1,256 @@
+import CLinux
+import Fabric
+import Glibc
+import Kernel
+import Lite
+import Logging
+import Synchronization
+import Wire
+
+/// A processor component (pComponent, LegoOS §4.3): runs programs. Its memory engine gives them memory behind the ExCache, their
+/// files come from the storage component's tree, their streams go to whoever attaches.
+public final class ProcessorService: Sendable {
+    /// How long building a program's namespaces and loading it may take: the tree is remote.
+    private static let setupLimit = Duration.seconds(15)
+
+    private let configuration: ProcessorConfiguration
+    private let engine: any MemoryEngine
+    private let hooks: ProcessorHooks
+    private let logger: Logger
+    private let table: ProgramTable
+    private let reports: ReportQueue
+    private let attach: AttachServer
+    private let attachThread = Mutex<KernelThread?>(nil)
+
+    /// Gives this process a mount namespace of its own, so that the storage mount and all binds vanish with the last of its
+    /// processes. Must be called while the process has one thread.
+    public static func enterPrivateMounts() throws(KernelError) {
+        _ = try checked("unshare CLONE_NEWNS", lego_enter_private_mounts())
+    }
+
+    /// Opens the attach port.
+    init(
+        configuration: ProcessorConfiguration, engine: any MemoryEngine, hooks: ProcessorHooks, logger: Logger
+    ) throws(ProcessorError) {
+        self.configuration = configuration
+        self.engine = engine
+        self.hooks = hooks
+        self.logger = logger
+        let table = ProgramTable()
+        self.table = table
+        do {
+            attach = try AttachServer(listen: configuration.attachListen, logger: logger) { table[$0] }
+        } catch { throw .fabric(error) }
+        do {
+            reports = try ReportQueue(send: hooks.report) { table[$0]?.reportAcknowledged() }
+        } catch { throw .system(error) }
+    }
+
+    /// Offers the manager's functions on a node that has not been started.
+    func offer(on node: RackNode) {
+        node.register(RackFunction.startProgram, ManagerProcessorStart.self, ProcessorManagerStarted.self) {
+            [weak self] peer, request in
+            guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
+            return start(request)
+        }
+        node.register(RackFunction.signalProgram, ManagerProcessorSignal.self, Acknowledgement.self) {
+            [weak self] peer, request in
+            guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
+            let isSent = table[request.program]?.signal(Int32(request.signal)) == true
+            return isSent ? (.ok, Acknowledgement()) : (.notFound, nil)
+        }
+        node.register(RackFunction.programStatistics, ManagerProcessorStatistics.self, ProgramStatistics.self) {
+            [weak self] peer, request in
+            guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
+            guard let program = table[request.program] else { return (.notFound, nil) }
+            return (.ok, program.statistics())
+        }
+    }
+
+    /// Starts to take attachments and to report. Programs can be started from now on.
+    public func start() throws(ProcessorError) {
+        // A program that closes its input must not end the daemon.
+        signal(SIGPIPE, SIG_IGN)
+        if access(configuration.sandboxPath, X_OK) != 0 { throw .noSandbox(configuration.sandboxPath) }
+        try Self.makeDirectory(configuration.stateDirectory, mode: 0o755)
+        try Self.makeDirectory(configuration.logDirectory, mode: 0o700)
+        do {
+            try reports.start()
+            let attach = attach
+            let thread = try KernelThread(name: "lego-attach") { attach.run() }
+            attachThread.withLock { $0 = thread }
+        } catch { throw .system(error) }
+    }
+
+    private static func makeDirectory(_ path: String, mode: mode_t) throws(ProcessorError) {
+        if mkdir(path, mode) < 0, errno != EEXIST { throw .stateDirectory(path, KernelError("mkdir")) }
+    }
+
+    // MARK: Any thread
+
+    /// Where legoctl attaches, `HOST:PORT`.
+    public var attachAddress: String { attach.address.description }
+
+    /// Bytes of the ExCache in use.
+    public var usedBytes: UInt64 { engine.residentBytes }
+
+    /// One report for each running program, for the manager's heartbeat.
+    public func runningReports() -> [ProcessorManagerReport] { table.all.compactMap { $0.runningReport() } }
+
+    /// A component is lost. Programs with memory there end; a lost storage component answers their reads and writes with errors.
+    public func componentLost(_ node: NodeID) {
+        for program in table.all { program.memoryLost(node) }
+    }
+
+    /// Ends all programs and waits until nothing of them is left: SIGTERM, then SIGKILL. Their ends are reported if the manager
+    /// can be reached. Once.
+    public func stop() {
+        table.close()
+        attach.stop()
+        let thread = attachThread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        thread?.join()
+        // A start that is under way ends within its limit, and then itself ends its program.
+        let programs = table.all
+        for program in programs { program.end(.shutdown("\(hooks.name()) was shut down")) }
+        for program in programs { program.join() }
+        reports.stop()
+    }
+
+    // MARK: Starting a program, on a worker of the node
+
+    func start(_ request: ManagerProcessorStart) -> (Status, ProcessorManagerStarted?) {
+        switch table.claim(request.program) {
+        case .exists: return Self.refusal(.exists, "program \(request.program) exists already")
+        case .full:
+            return Self.refusal(
+                .noSpace, "\(hooks.name()) runs \(ProgramTable.running_max) programs, as many as it can")
+        case .closed: return Self.refusal(.busy, "\(hooks.name()) is shutting down")
+        case .granted: break
+        }
+        do throws(SandboxFailure) {
+            try launch(request)
+            return (.ok, ProcessorManagerStarted(reason: "", exitStatus: 0))
+        } catch {
+            table.abandon(request.program)
+            logger.info("start refused", metadata: ["program": "\(request.program)", "reason": "\(error.reason)"])
+            let number =
+                switch error.exitStatus {
+                case 127: ENOENT
+                case 126: EACCES
+                default: EIO
+                }
+            return Self.refusal(.system(number), error.reason, error.exitStatus)
+        }
+    }
+
+    private static func refusal(_ status: Status, _ reason: String, _ exitStatus: UInt32 = 125)
+        -> (Status, ProcessorManagerStarted?)
+    {
+        (status, ProcessorManagerStarted(reason: reason.cut(toBytes: WireLimit.reason_max), exitStatus: exitStatus))
+    }
+
+    private func launch(_ request: ManagerProcessorStart) throws(SandboxFailure) {
+        guard let tree = hooks.tree() else {
+            throw SandboxFailure(
+                "no storage component is mounted at \(hooks.name()); is one healthy in 'legoctl status'?")
+        }
+        let program = Program(request, logPath: "\(configuration.logDirectory)/\(request.program).log")
+        var streams: StreamSet
+        do {
+            streams = try request.isDetached ? .log(at: program.logPath) : .pipes()
+        } catch { throw SandboxFailure(error, during: "standard streams") }
+        let sandbox = try Sandbox.launch(
+            executable: configuration.sandboxPath, plan: plan(request, tree), streams: streams.program,
+            limit: Self.setupLimit)
+        do {
+            try run(program, request, sandbox, streams.daemon)
+        } catch { throw SandboxFailure(error, during: "memory engine") }
+    }
+
+    private func plan(_ request: ManagerProcessorStart, _ tree: StorageTree) -> SandboxPlan {
+        var plan = SandboxPlan(
+            root: tree.path, rootName: tree.name, workingDirectory: request.workingDirectory, user: request.user,
+            group: request.group, groups: request.groups, arguments: request.arguments,
+            environment: request.environment, filter: engine.filter)
+        plan.temporaryBytes = configuration.temporaryBytes
+        return plan
+    }
+
+    /// Gives a loaded program its memory and its thread.
+    private func run(
+        _ program: Program, _ request: ManagerProcessorStart, _ sandbox: Sandbox, _ streams: consuming DaemonStreams
+    ) throws(KernelError) {
+        let wake = try EventDescriptor()
+        guard let listener = sandbox.takeListener() else { throw KernelError("listener", EBADF) }
+        let seat = ProgramSeat(
+            program: program.id, name: program.name, initProcess: sandbox.initProcess, guardian: sandbox.faultSocket,
+            limitBytes: request.excacheBytes)
+        let memory = try engine.makeMemory(for: seat, listener: listener) { program.end($0) }
+        memory.start()
+        let life = Program.Life(sandbox: sandbox, memory: memory, wake: wake)
+        program.begin(life)
+        let isOpen = table.add(program)
+        if !isOpen { program.end(.shutdown("\(hooks.name()) was shut down")) }
+        do {
+            program.runs(on: try thread(of: program, life, streams))
+        } catch {
+            sandbox.kill()
+            program.leave()
+            memory.stop()
+            table.remove(program.id)
+            throw error
+        }
+        logger.info(
+            "program started",
+            metadata: ["program": "\(program.id)", "name": "\(program.name)", "process": "\(sandbox.program)"])
+    }
+
+    private func thread(of program: Program, _ life: Program.Life, _ streams: consuming DaemonStreams)
+        throws(KernelError) -> KernelThread
+    {
+        let handover = Handover(streams)
+        let (logger, reports, table, limit) = (logger, reports, table, configuration.attachLimit)
+        return try KernelThread(name: "lego-program") {
+            guard let streams = handover.take() else { return }
+            var loop = ProgramLoop(program, life, streams: streams, attachLimit: limit, logger: logger) {
+                reports.add($0)
+            }
+            loop.run()
+            table.ended(program.id)
+        }
+    }
+}
+
+/// What the service asks of the daemon around it. All may be called on any thread.
+public struct ProcessorHooks: Sendable {
+    /// The component's name, as the manager knows it.
+    public var name: @Sendable () -> String
+    /// Whether a peer is the manager.
+    public var isManager: @Sendable (LitePeer) -> Bool
+    /// The tree that programs get as their root; nil while no storage component is there.
+    public var tree: @Sendable () -> StorageTree?
+    /// Tells the manager how a program ended; false when it did not take the report within a deadline of some seconds.
+    public var report: @Sendable (ProcessorManagerReport) -> Bool
+
+    public init(
+        name: @escaping @Sendable () -> String, isManager: @escaping @Sendable (LitePeer) -> Bool,
+        tree: @escaping @Sendable () -> StorageTree?, report: @escaping @Sendable (ProcessorManagerReport) -> Bool
+    ) {
+        self.name = name
+        self.isManager = isManager
+        self.tree = tree
+        self.report = report
+    }
+}
+
+/// Carries the streams into the thread that owns them.
+private final class Handover: Sendable {
+    private let streams: Mutex<DaemonStreams?>
+
+    init(_ streams: consuming DaemonStreams) { self.streams = Mutex(streams) }
+
+    func take() -> DaemonStreams? { streams.withLock { $0.take() } }
+}

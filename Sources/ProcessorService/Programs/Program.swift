@@ -1,0 +1,176 @@
+import Glibc
+import Kernel
+import Synchronization
+import Wire
+
+/// One submitted program: starting → running → ended. What other threads may do with it; its own thread is `ProgramLoop`.
+///
+/// Lock order: `state` is a leaf; nothing is called while it is held but to wake the program's thread.
+final class Program: Sendable {
+    let id: ProgramID
+    let name: String
+    let isDetached: Bool
+    /// Where a detached program's output goes.
+    let logPath: String
+    private let token: [UInt8]
+
+    /// What exists only while the program does.
+    final class Life: Sendable {
+        let sandbox: Sandbox
+        let memory: any ProgramMemory
+        /// Wakes the program's thread.
+        let wake: EventDescriptor
+
+        init(sandbox: Sandbox, memory: any ProgramMemory, wake: consuming EventDescriptor) {
+            self.sandbox = sandbox
+            self.memory = memory
+            self.wake = wake
+        }
+    }
+
+    /// What other threads have left for the program's thread.
+    struct Inbox: ~Copyable {
+        var client: Descriptor?
+        var cause: EndCause?
+        var isReportAcknowledged = false
+    }
+
+    private struct State: ~Copyable {
+        var life: Life?
+        var client: Descriptor?
+        var hadClient = false
+        var cause: EndCause?
+        var isReportAcknowledged = false
+        var result: ProcessorManagerReport?
+        var thread: KernelThread?
+    }
+    private let state: Mutex<State>
+
+    init(_ request: ManagerProcessorStart, logPath: String) {
+        id = request.program
+        name = request.name
+        isDetached = request.isDetached
+        token = request.attachToken
+        self.logPath = logPath
+        state = Mutex(State())
+    }
+
+    /// Compares in constant time: how long it takes tells nothing about the token.
+    func accepts(token other: UnsafeRawBufferPointer) -> Bool {
+        if other.count != token.count { return false }
+        var difference: UInt8 = 0
+        for index in 0..<token.count { difference |= token[index] ^ other[index] }
+        return difference == 0
+    }
+
+    // MARK: Any thread
+
+    /// How it ended; nil while it runs.
+    var result: ProcessorManagerReport? { state.withLock { $0.result } }
+
+    /// Hands over a client that wants the streams. Answers why not, if not.
+    func attach(_ client: consuming Descriptor) -> String? {
+        var client: Descriptor? = client
+        return state.withLock { state in
+            if isDetached { return "program \(id) is detached: 'legoctl logs \(id)' shows its output" }
+            guard let life = state.life, state.result == nil else { return "program \(id) has ended" }
+            if state.hadClient { return "somebody else is attached to program \(id)" }
+            state.hadClient = true
+            state.client = client.take()
+            life.wake.signal()
+            return nil
+        }
+    }
+
+    /// Has the program ended. The first cause counts.
+    func end(_ cause: EndCause) {
+        state.withLock { state in
+            if state.cause == nil { state.cause = cause }
+            state.life?.wake.signal()
+        }
+    }
+
+    /// Signals the program's first process; KILL ends all of them. False when it has ended.
+    func signal(_ number: Int32) -> Bool {
+        guard let life = state.withLock({ $0.life }) else { return false }
+        return Self.signal(life.sandbox, number, group: false)
+    }
+
+    static func signal(_ sandbox: Sandbox, _ number: Int32, group: Bool) -> Bool {
+        if number != SIGKILL { return sandbox.signal(number, group: group) }
+        sandbox.kill()
+        return true
+    }
+
+    func memoryLost(_ node: NodeID) {
+        state.withLock { $0.life }?.memory.memoryLost(node)
+    }
+
+    /// The counters now, or at the end.
+    func statistics() -> ProgramStatistics {
+        let (life, result) = state.withLock { ($0.life, $0.result) }
+        return result?.statistics ?? life?.memory.statistics() ?? ProgramStatistics()
+    }
+
+    /// What the manager is told with each heartbeat; nil when the program has ended.
+    func runningReport() -> ProcessorManagerReport? {
+        guard let life = state.withLock({ $0.result == nil ? $0.life : nil }) else { return nil }
+        return ProcessorManagerReport(
+            program: id, state: .running, exitStatus: -1, signal: 0, reason: "",
+            statistics: life.memory.statistics())
+    }
+
+    /// The manager knows how the program ended.
+    func reportAcknowledged() {
+        state.withLock { state in
+            state.isReportAcknowledged = true
+            state.life?.wake.signal()
+        }
+    }
+
+    // MARK: The starter
+
+    /// From now on the program has processes.
+    func begin(_ life: Life) {
+        state.withLock { $0.life = life }
+    }
+
+    func runs(on thread: KernelThread) {
+        state.withLock { $0.thread = thread }
+    }
+
+    /// Waits for the program's thread to end. One caller.
+    func join() {
+        let thread = state.withLock { state in
+            defer { state.thread = nil }
+            return state.thread
+        }
+        thread?.join()
+    }
+
+    // MARK: The program's thread
+
+    func takeInbox() -> Inbox {
+        state.withLock { state in
+            Inbox(
+                client: state.client.take(), cause: state.cause, isReportAcknowledged: state.isReportAcknowledged)
+        }
+    }
+
+    /// The program's processes are gone.
+    func finish(_ result: ProcessorManagerReport) {
+        state.withLock { $0.result = result }
+    }
+
+    /// The program's thread needs nothing more: what exists only while it runs goes.
+    func leave() {
+        let life = state.withLock { state in
+            defer {
+                state.life = nil
+                state.client = nil
+            }
+            return state.life
+        }
+        life?.sandbox.reap()
+    }
+}
