@@ -79,7 +79,7 @@ let package = Package(
         .target(
             name: "MemoryService", dependencies: ["Lite", "Kernel", "Wire", log, metrics], swiftSettings: strict),
         .target(
-            name: "StorageService", dependencies: ["Daemon", "Lite", "Kernel", "Wire", "CLinux", log, metrics, system],
+            name: "StorageService", dependencies: ["Lite", "Kernel", "Wire", "CLinux", log],
             swiftSettings: strict),
         .target(
             name: "StorageMount", dependencies: ["Lite", "Kernel", "Wire", "CFuse", "CLinux", log],
@@ -111,6 +111,10 @@ let package = Package(
             name: "legoctl",
             dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],
             swiftSettings: strict),
+
+        .executableTarget(
+            name: "lego-bench-storage",
+            dependencies: ["StorageService", "StorageMount", "Lite", "Kernel", log], swiftSettings: strict),
 
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel"], swiftSettings: strict),

@@ -14,6 +14,11 @@ extension MountThread {
     private static let absentTimeout = StorageMount.attributeTimeout
 
     func lookUp(_ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>) {
+        // The kernel's own limit is larger. Whatever makes a name looks it up first.
+        if strlen(name) > StorageLimit.name_max {
+            fuse_reply_err(fuse, ENAMETOOLONG)
+            return
+        }
         let reply = perform(StorageFunction.lookUp) { session in
             guard let directory = handle(parent, session) else { return Int(-ESTALE) }
             return encode(ProcessorStorageName(parent: directory, name: bytes(name)))
