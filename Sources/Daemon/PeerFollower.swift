@@ -23,11 +23,16 @@ public final class PeerFollower: Sendable {
     private let node: RackNode
     private let kind: ComponentKind
     private let logger: Logger
+    private let connected: @Sendable () -> Void
     private let state = Mutex(State())
     private let wake: EventDescriptor
     private let thread = Mutex<KernelThread?>(nil)
 
-    public init(node: RackNode, kind: ComponentKind, logger: Logger) throws(KernelError) {
+    /// `connected` runs on the follower's thread after each connection; it must not wait.
+    public init(
+        node: RackNode, kind: ComponentKind, logger: Logger, connected: @escaping @Sendable () -> Void
+    ) throws(KernelError) {
+        self.connected = connected
         self.node = node
         self.kind = kind
         self.logger = logger
@@ -104,6 +109,7 @@ public final class PeerFollower: Sendable {
             // Another life of the component at the same address: the membership will name it.
             if peer.id != target.node { return false }
             state.withLock { if $0.target?.node == target.node { $0.peer = peer } }
+            connected()
             logger.info("connected", metadata: ["to": "\(target.name)", "node": "\(target.node)"])
             return true
         } catch {

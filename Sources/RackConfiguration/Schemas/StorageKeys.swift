@@ -16,7 +16,11 @@ public enum StorageKeys {
     public static let isReadOnly = ConfigurationKey.boolean(
         "storage.read-only", default: false, comment: "Whether every change is refused.")
 
+    public static let hide = ConfigurationKey<String>.path(
+        "storage.hide", default: "", mayBeEmpty: true,
+        comment: "A directory of this host that programs must not see, beside storage.state. Empty: none.")
+
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-storage", "a storage component (sComponent)"),
-        keys: CommonKeys.member + [tree, path, state, isReadOnly])
+        keys: CommonKeys.member + [tree, path, state, isReadOnly, hide])
 }

@@ -47,7 +47,7 @@ struct RackPlan: Equatable {
             member("storage", index) { name in
                 [
                     "--tree", settings[RackKeys.tree], "--path", settings[RackKeys.path], "--state",
-                    "\(stateDirectory)/\(name)",
+                    "\(stateDirectory)/\(name)", "--hide", stateDirectory,
                 ]
             }
         }
