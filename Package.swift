@@ -133,7 +133,8 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "legoctl", "RackConfiguration", "Daemon", "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire",
+                "legoctl", "lego-memory", "RackConfiguration", "Daemon", "ManagementAPI", "Lite", "Fabric", "Kernel",
+                "Wire", log,
             ],
             swiftSettings: strict),
         .testTarget(

@@ -24,18 +24,34 @@ public final class ComponentFrame: Sendable {
         self.context = context
         self.kind = kind
         let name = context.settings[CommonKeys.name]
-        let listen = context.settings[CommonKeys.listen]
+        node = try Self.makeNode(
+            context, name: name.isEmpty ? kind.word : name, listen: CommonKeys.listen, poolBytes: poolBytes,
+            adjust: adjust)
+    }
+
+    /// Opens the node of a daemon where its configuration says.
+    public static func makeNode(
+        _ context: DaemonContext, name: String, listen key: ConfigurationKey<NetworkAddress>, poolBytes: UInt64,
+        adjust: (inout LiteConfiguration) -> Void = { _ in }
+    ) throws -> RackNode {
+        let listen = context.settings[key]
         if ["0.0.0.0", "::", "*"].contains(listen.host) {
             throw ConfigurationError(
-                at: context.settings.origin(of: CommonKeys.listen), key: CommonKeys.listen.path,
-                is: .text(listen.description),
+                at: context.settings.origin(of: key), key: key.path, is: .text(listen.description),
                 allowed: "an address of this host at which the other components reach it, not all addresses at once")
         }
         var configuration = LiteConfiguration(
-            name: name.isEmpty ? kind.word : name, listen: FabricAddress(listen), poolBytes: Int(poolBytes) & ~4095)
+            name: name, listen: FabricAddress(listen), poolBytes: Int(poolBytes) & ~4095)
         adjust(&configuration)
-        node = try RackNode(device: SoftDevice(), configuration: configuration)
+        do {
+            return try RackNode(device: SoftDevice(), configuration: configuration)
+        } catch LiteError.fabric(.cannotListen(let address, let reason)) {
+            throw DaemonError("cannot listen on \(address): \(reason); choose another address with --listen")
+        }
     }
+
+    /// Longest message between the manager and a processor, in bytes: a program's arguments and environment must fit.
+    public static let submissionBytes_max = 256 << 10
 
     /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager is told.
     /// At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed.

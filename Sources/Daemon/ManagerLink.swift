@@ -45,6 +45,8 @@ public final class ManagerLink: Sendable {
     private let logger: Logger
     /// Ends the daemon; called when the rack refuses the component for good.
     private let fail: @Sendable (DaemonError) -> Void
+    /// How long a name may stay taken by a predecessor whose lease runs.
+    private let nameLimit: Duration
     private let state: Mutex<State>
     /// Grows with every change of `registeredAt` and at the stop; callers that wait for the manager sleep on it.
     private let changes: SharedWord
@@ -54,13 +56,11 @@ public final class ManagerLink: Sendable {
 
     /// How long one exchange with the manager may take.
     private static let exchangeLimit = Duration.seconds(2)
-    /// How long a name may stay taken by a predecessor whose lease runs.
-    private static let nameLimit = Duration.seconds(5)
 
     /// `name` may be empty. Nothing happens before `start`.
     public init(
         node: RackNode, kind: ComponentKind, name: String, manager: FabricAddress, hooks: ComponentHooks,
-        logger: Logger, fail: @escaping @Sendable (DaemonError) -> Void
+        logger: Logger, nameLimit: Duration = .seconds(5), fail: @escaping @Sendable (DaemonError) -> Void
     ) throws(KernelError) {
         self.node = node
         self.kind = kind
@@ -68,6 +68,7 @@ public final class ManagerLink: Sendable {
         self.hooks = hooks
         self.logger = logger
         self.fail = fail
+        self.nameLimit = nameLimit
         self.state = Mutex(State(name: name))
         self.changes = SharedWord()
         self.wake = try EventDescriptor()
@@ -170,7 +171,7 @@ public final class ManagerLink: Sendable {
                 renew(at: peer, answer)
             case .nameTaken:
                 // A predecessor that was killed keeps the name until the manager gives it up.
-                let deadline = nameDeadline ?? Deadline.after(Self.nameLimit)
+                let deadline = nameDeadline ?? Deadline.after(nameLimit)
                 nameDeadline = deadline
                 if isFirst && deadline.hasPassed {
                     fail(DaemonError("the name '\(name)' is taken by a living component; choose another with --name"))
