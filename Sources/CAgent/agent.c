@@ -1,1 +1,284 @@
+// Freestanding: no library, no relocation, no vector register (the program's are live), no stack protector. Compiled with the
+// flags in Package.swift; a test looks at the section.
+#define _GNU_SOURCE
 #include "CAgent.h"
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/sched.h>
+#include <linux/userfaultfd.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+// Newer than Debian 12's headers.
+#ifndef UFFD_FEATURE_MOVE
+#define UFFD_FEATURE_MOVE (1 << 16)
+struct uffdio_move {
+  __u64 dst, src, len, mode;
+  __s64 move;
+};
+#define UFFDIO_MOVE_MODE_DONTWAKE 1
+#define UFFDIO_MOVE _IOWR(UFFDIO, 0x05, struct uffdio_move)
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(0xAA, 0x00)
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+#define CODE __attribute__((section("lego_agent"), used, noinline))
+#define INLINE static inline __attribute__((always_inline))
+#define PAGE ((volatile struct lego_agent_page *)(LEGO_AGENT_BASE + LEGO_AGENT_PAGE_OFFSET))
+#define IDENTITY (LEGO_AGENT_BASE + LEGO_AGENT_IDENTITY_OFFSET)
+#define POOL (LEGO_AGENT_BASE + LEGO_AGENT_POOL_OFFSET)
+#define BUFFER (LEGO_AGENT_BASE + LEGO_AGENT_BUFFER_OFFSET)
+#define POOL_BYTES (LEGO_AGENT_BATCH * 4096ull)
+
+// The agent's own descriptors, once it has closed all others.
+enum { MOVE_USERFAULT = 0, SELF = 1 };
+
+INLINE long call6(long number, long a, long b, long c, long d, long e, long f) {
+  long result;
+  register long r10 __asm__("r10") = d;
+  register long r8 __asm__("r8") = e;
+  register long r9 __asm__("r9") = f;
+  __asm__ volatile("syscall"
+                   : "=a"(result)
+                   : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                   : "rcx", "r11", "memory");
+  return result;
+}
+INLINE long call3(long number, long a, long b, long c) { return call6(number, a, b, c, 0, 0, 0); }
+
+// Hands the descriptors over, or says which error there was. The kernel adds who the sender is.
+CODE static void greet(int socket, int error, int userfault) {
+  struct iovec part;
+  struct msghdr message;
+  union {
+    struct cmsghdr header;
+    char space[CMSG_SPACE(sizeof(int))];
+  } control;
+  part.iov_base = &error;
+  part.iov_len = sizeof error;
+  message.msg_name = 0;
+  message.msg_namelen = 0;
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = 0;
+  message.msg_controllen = 0;
+  message.msg_flags = 0;
+  if (userfault >= 0) {
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    *(int *)CMSG_DATA(&control.header) = userfault;
+    message.msg_control = control.space;
+    message.msg_controllen = CMSG_SPACE(sizeof(int));
+  }
+  call3(SYS_sendmsg, socket, (long)&message, MSG_NOSIGNAL);
+}
+
+CODE static long prepare(int *userfault) {
+  volatile struct lego_agent_page *page = PAGE;
+  int device = page->userfault_device, moves;
+  struct uffdio_api api;
+  struct uffdio_register range;
+  long result;
+
+  *userfault = -1;
+  if (page->is_new_image) {
+    *userfault = (int)call3(SYS_ioctl, device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+    if (*userfault < 0) return *userfault;
+    result = call6(SYS_mmap, IDENTITY, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    if (result < 0) return result;
+    result = call3(SYS_madvise, IDENTITY, 4096, MADV_WIPEONFORK);
+    if (result < 0) return result;
+  }
+  moves = (int)call3(SYS_ioctl, device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+  if (moves < 0) return moves;
+  api.api = UFFD_API;
+  api.features = UFFD_FEATURE_MOVE;
+  api.ioctls = 0;
+  result = call3(SYS_ioctl, moves, UFFDIO_API, (long)&api);
+  if (result < 0) return result;
+  result = call6(SYS_mmap, POOL, POOL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  if (result < 0) return result;
+  result = call3(SYS_madvise, POOL, POOL_BYTES, MADV_DONTFORK);
+  if (result < 0) return result;
+  result = call3(SYS_madvise, LEGO_AGENT_BASE, LEGO_AGENT_FILE_BYTES, MADV_DONTFORK);
+  if (result < 0) return result;
+  range.range.start = POOL;
+  range.range.len = POOL_BYTES;
+  range.mode = UFFDIO_REGISTER_MODE_MISSING;
+  range.ioctls = 0;
+  result = call3(SYS_ioctl, moves, UFFDIO_REGISTER, (long)&range);
+  return result < 0 ? result : moves;
+}
+
+// Drops all that the list says with one call where the kernel takes a vector for the caller's own memory, else one by one.
+CODE static void drop(volatile struct lego_agent_page *page, uint32_t count) {
+  struct iovec ranges[LEGO_AGENT_BATCH];
+  uint64_t bytes = 0;
+  uint32_t used = 0;
+  for (uint32_t i = 0; i < count; i++) {
+    volatile struct lego_agent_operation *operation = &page->operations[i];
+    if (operation->kind != LEGO_AGENT_DROP) continue;
+    operation->failed = 0;
+    ranges[used].iov_base = (void *)operation->address;
+    ranges[used].iov_len = operation->pages * 4096ull;
+    bytes += ranges[used++].iov_len;
+  }
+  if (used == 0) return;
+  if (used > 1 && call6(SYS_process_madvise, SELF, (long)ranges, used, MADV_DONTNEED, 0, 0) == (long)bytes) return;
+  for (uint32_t i = 0; i < count; i++) {
+    volatile struct lego_agent_operation *operation = &page->operations[i];
+    if (operation->kind != LEGO_AGENT_DROP) continue;
+    if (call3(SYS_madvise, operation->address, operation->pages * 4096ull, MADV_DONTNEED) == 0) continue;
+    // Locked memory, for instance: which pages remain must be known exactly.
+    for (uint32_t at = 0; at < operation->pages; at++)
+      if (call3(SYS_madvise, operation->address + at * 4096ull, 4096, MADV_DONTNEED) != 0) operation->failed |= 1ull << at;
+  }
+}
+
+CODE static void evict(volatile struct lego_agent_page *page) {
+  uint32_t count = page->count;
+  int moved = 0;
+  if (count > LEGO_AGENT_BATCH) return;
+  for (uint32_t i = 0; page->moves && i < count; i++) {
+    volatile struct lego_agent_operation *operation = &page->operations[i];
+    struct uffdio_move move;
+    uint64_t bytes;
+    if (operation->kind != LEGO_AGENT_MOVE) continue;
+    move.dst = POOL + operation->slot * 4096ull;
+    move.src = operation->address;
+    move.len = operation->pages * 4096ull;
+    move.mode = UFFDIO_MOVE_MODE_DONTWAKE;
+    move.move = 0;
+    operation->error = call3(SYS_ioctl, MOVE_USERFAULT, UFFDIO_MOVE, (long)&move);
+    bytes = move.move > 0 ? (uint64_t)move.move : 0;
+    operation->done = (uint32_t)(bytes / 4096);
+    if (bytes) {
+      void *to = (void *)(BUFFER + operation->slot * 4096ull), *from = (void *)move.dst;
+      __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+      moved = 1;
+    }
+  }
+  if (moved) call3(SYS_madvise, POOL, POOL_BYTES, MADV_DONTNEED);
+  drop(page, count);
+}
+
+CODE static void serve(volatile struct lego_agent_page *page) {
+  uint32_t seen = 0;
+  for (;;) {
+    for (uint32_t i = page->spins; i > 0 && page->requested == seen; i--) __asm__ volatile("pause");
+    while (page->requested == seen) {
+      page->agent_sleeps = 1;
+      __atomic_thread_fence(__ATOMIC_SEQ_CST);
+      if (page->requested == seen) call6(SYS_futex, (long)&page->requested, FUTEX_WAIT, seen, 0, 0, 0);
+      page->agent_sleeps = 0;
+    }
+    seen = page->requested;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (page->command == LEGO_AGENT_CALL) {
+      page->result = call6(page->number, page->arguments[0], page->arguments[1], page->arguments[2], page->arguments[3],
+                           page->arguments[4], page->arguments[5]);
+    } else if (page->command == LEGO_AGENT_EVICT) {
+      evict(page);
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    page->finished = seen;
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (page->processor_sleeps) call6(SYS_futex, (long)&page->finished, FUTEX_WAKE, 1, 0, 0, 0);
+  }
+}
+
+CODE static void lego_agent_main(void) {
+  volatile struct lego_agent_page *page = PAGE;
+  uint64_t all = ~0ull, name[2];
+  int userfault, socket = page->socket;
+  long moves;
+
+  call6(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, (long)&all, 0, 8, 0, 0);
+  call3(SYS_setsid, 0, 0, 0);
+  name[0] = 0x6567612d6f67656cull; // "lego-agent"
+  name[1] = 0x746eull;
+  call3(SYS_prctl, PR_SET_NAME, (long)name, 0);
+  moves = prepare(&userfault);
+  greet(socket, moves < 0 ? (int)moves : 0, userfault);
+  if (moves < 0) call3(SYS_exit_group, 1, 0, 0);
+  // The program's pipes and files must not stay open through this process.
+  if (moves != MOVE_USERFAULT) call3(SYS_dup3, moves, MOVE_USERFAULT, O_CLOEXEC);
+  call3(SYS_close_range, 1, ~0u, 0);
+  call3(SYS_pidfd_open, call3(SYS_getpid, 0, 0, 0), 0, 0);
+  serve(page);
+}
+
+// Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never sees the
+// agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
+CODE __attribute__((naked)) void lego_agent_boot(void) {
+  __asm__ volatile("mov $56, %%eax\n" // clone
+                   "mov %0, %%edi\n"
+                   "movabs %2, %%rsi\n"
+                   "xor %%edx, %%edx\n"
+                   "xor %%r10d, %%r10d\n"
+                   "xor %%r8d, %%r8d\n"
+                   "syscall\n"
+                   "test %%eax, %%eax\n"
+                   "jz 1f\n"
+                   "js 3f\n"
+                   "mov %%eax, %%edi\n"
+                   "mov $61, %%eax\n" // wait4(intermediate, NULL, __WALL, NULL)
+                   "xor %%esi, %%esi\n"
+                   "mov $0x40000000, %%edx\n"
+                   "xor %%r10d, %%r10d\n"
+                   "syscall\n"
+                   "3: movabs %4, %%r12\n"
+                   "mov %c5(%%r12), %%edi\n"
+                   "mov $3, %%eax\n" // close
+                   "syscall\n"
+                   "mov %c6(%%r12), %%edi\n"
+                   "mov $3, %%eax\n"
+                   "syscall\n"
+                   "mov %c7(%%r12), %%edi\n"
+                   "mov $3, %%eax\n"
+                   "syscall\n"
+                   "movl $1, %c8(%%r12)\n"
+                   "lea %c8(%%r12), %%rdi\n"
+                   "mov $202, %%eax\n" // futex(&booted, FUTEX_WAKE, 1)
+                   "mov $1, %%esi\n"
+                   "mov $1, %%edx\n"
+                   "xor %%r10d, %%r10d\n"
+                   "syscall\n"
+                   "4: pause\n"
+                   "jmp 4b\n"
+                   "1: mov $56, %%eax\n"
+                   "mov %1, %%edi\n"
+                   "movabs %3, %%rsi\n"
+                   "xor %%edx, %%edx\n"
+                   "xor %%r10d, %%r10d\n"
+                   "xor %%r8d, %%r8d\n"
+                   "syscall\n"
+                   "test %%eax, %%eax\n"
+                   "jz 2f\n"
+                   "xor %%edi, %%edi\n"
+                   "mov $231, %%eax\n" // exit_group
+                   "syscall\n"
+                   "2: xor %%ebp, %%ebp\n"
+                   "call lego_agent_main\n"
+                   "ud2\n" ::"i"(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED),
+                   "i"(CLONE_VM | CLONE_UNTRACED), "i"(LEGO_AGENT_BASE + LEGO_AGENT_BOOT_STACK_END - 0x800),
+                   "i"(LEGO_AGENT_BASE + LEGO_AGENT_STACK_END), "i"(LEGO_AGENT_BASE + LEGO_AGENT_PAGE_OFFSET),
+                   "i"(offsetof(struct lego_agent_page, memory_file)), "i"(offsetof(struct lego_agent_page, userfault_device)),
+                   "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)));
+}
+
+extern const char __start_lego_agent[], __stop_lego_agent[];
+
+const void *lego_agent_code(void) { return __start_lego_agent; }
+uint64_t lego_agent_code_bytes(void) { return (uint64_t)(__stop_lego_agent - __start_lego_agent); }
+uint64_t lego_agent_boot_offset(void) { return (uint64_t)((const char *)lego_agent_boot - __start_lego_agent); }

@@ -1,0 +1,307 @@
+import CAgent
+import CLinux
+import Glibc
+import Kernel
+
+/// Puts an agent into an address space. A thread that waits for the answer to a trapped call is made to map the agent's memory
+/// file and to clone the agent, and then makes its call again, as if nothing had been (spike/README: "The sequence that works").
+extension MonitorCore {
+    private static let patience: Duration = .seconds(10)
+
+    /// Injects into the address space of a thread that made a trapped call.
+    func inject(_ notification: lego_notification) {
+        do {
+            var tracee = try Tracee(seizing: notification.thread)
+            try inject(notification, &tracee, isForced: false)
+        } catch {
+            injectionFailed(error)
+        }
+    }
+
+    private func injectionFailed(_ error: Tracee.Failure) {
+        switch error {
+        case .gone: break
+        case .failed(let text): fail(.internalError("cannot attach to a process of the program: \(text)"))
+        }
+    }
+
+    /// Injects into an address space none of whose threads has made a trapped call since it was forked: one is stopped and made
+    /// to make one, as a debugger calls a function.
+    func forceInjection(_ space: AddressSpace) -> Bool {
+        if spaces.contains(where: { $0?.isInjecting == true }) || isAgentBusy || space.systemCallInstruction == 0 {
+            return false
+        }
+        guard let thread = findThread(of: space) else { return false }
+        space.isInjecting = true
+        defer { space.isInjecting = false }
+        do {
+            let deadline = Deadline.after(Self.patience)
+            var tracee = try Tracee(seizing: thread)
+            try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline) { serveWhileInjecting(space) }
+            try tracee.save()
+            try tracee.holdSignals()
+            var registers = tracee.saved
+            registers.rip = UInt64(space.systemCallInstruction)
+            registers.rax = UInt64(SystemCall.brk)
+            registers.rdi = 0
+            try tracee.run(registers)
+            let notification = try awaitNotification(of: thread, space, until: deadline)
+            try tracee.interrupt()
+            try inject(notification, &tracee, isForced: true)
+        } catch {
+            injectionFailed(error)
+        }
+        return space.agent != nil
+    }
+
+    /// A thread that runs in the address space: the first of a process whose memory carries the identity.
+    private func findThread(of space: AddressSpace) -> Int32? {
+        for process in ProcessFiles.processes() where readIdentity(process) == space.identity {
+            return ProcessFiles.threads(process).first
+        }
+        return nil
+    }
+
+    private func awaitNotification(
+        of thread: Int32, _ space: AddressSpace, until deadline: Deadline
+    ) throws(Tracee.Failure) -> lego_notification {
+        while !deadline.hasPassed {
+            var watched = pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0)
+            if poll(&watched, 1, 1) > 0, watched.revents & Int16(POLLIN) != 0 {
+                var notification = lego_notification()
+                if lego_seccomp_receive(listener.raw, &notification) == 0 {
+                    if notification.thread == thread { return notification }
+                    setAside.append(notification)
+                }
+            }
+            serveWhileInjecting(space)
+        }
+        throw .failed("a forked process makes no call when it is told to")
+    }
+
+    /// Serves the faults of an address space whose thread is being waited for: the kernel itself may touch the thread's memory on
+    /// its way out of a call.
+    private func serveWhileInjecting(_ space: AddressSpace?) {
+        guard let space, !space.isDead else {
+            _ = poll(nil, 0, 1)
+            return
+        }
+        waitForEvents(space)
+        serveDeferred(space)
+    }
+
+    /// The identity in a process's private page; 0 where there is none.
+    private func readIdentity(_ process: Int32) -> UInt64 {
+        guard let memory = try? ProcessFiles.open(process, "mem") else { return 0 }
+        var identity: UInt64 = 0
+        let count = pread(memory.raw, &identity, 8, off_t(agentIdentityAddress))
+        return count == 8 ? identity : 0
+    }
+
+    // MARK: The sequence
+
+    private func inject(
+        _ notification: lego_notification, _ tracee: inout Tracee, isForced: Bool
+    ) throws(Tracee.Failure) {
+        ProgramCounters.add(counters.injections)
+        let known = space(identity: readIdentity(notification.thread))
+        let wasInjecting = known?.isInjecting ?? false
+        known?.isInjecting = true
+        defer { known?.isInjecting = wasInjecting }
+        let deadline = Deadline.after(Self.patience)
+        let idle = { self.serveWhileInjecting(known) }
+
+        let handover = try prepareHandover(notification, known)
+        let result = lego_seccomp_answer(listener.raw, notification.id, 0)
+        if result == -ENOENT { throw .gone }
+        try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
+        let stopped = try tracee.registers()
+        if !isForced {
+            tracee.saved = stopped
+            tracee.saved.rip -= 2
+            tracee.saved.rax = UInt64(notification.number)
+            tracee.saved.orig_rax = .max
+        }
+        try tracee.holdSignals()
+        if known?.agentMemory == nil || known?.agentMemory !== handover.memory {
+            let mapped = try tracee.call(
+                SystemCall.mmap, at: stopped.rip - 2, UInt64(LEGO_AGENT_BASE), UInt64(handover.memory.count),
+                UInt64(PROT_READ | PROT_WRITE | PROT_EXEC), UInt64(MAP_SHARED) | 0x100000 /* MAP_FIXED_NOREPLACE */,
+                UInt64(handover.memoryNumber), 0, until: deadline, idle: idle)
+            if mapped != Int64(LEGO_AGENT_BASE) {
+                throw .failed(
+                    "its address space has no room for the agent (\(KernelError.text(Int32(clamping: -mapped))))")
+            }
+        }
+        var boot = stopped
+        boot.rip = UInt64(LEGO_AGENT_BASE) + lego_agent_boot_offset()
+        boot.rsp = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_BOOT_STACK_END)
+        boot.rax = 0
+        try tracee.run(boot)
+        let greeting = try receive(handover, until: deadline, idle: idle)
+        try waitForBoot(handover, until: deadline, idle: idle)
+        try tracee.interrupt()
+        try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
+        let space = try enter(greeting, known, handover)
+        if known == nil { try takeOver(space, notification.thread) }
+        attach(space, thread: notification.thread)
+        try tracee.letGo()
+    }
+
+    /// What a thread needs to start an agent.
+    private struct Handover: ~Copyable {
+        let memory: MemoryFile
+        /// The memory file's number in the thread's descriptor table.
+        let memoryNumber: Int32
+        let socket: Descriptor
+    }
+
+    /// What an agent says when it has started.
+    private struct Greeting: ~Copyable {
+        let agent: Agent
+        private var userfault: Descriptor?
+        init(agent: Agent, userfault: consuming Descriptor?) {
+            self.agent = agent
+            self.userfault = userfault
+        }
+        mutating func takeUserfault() -> Descriptor? { userfault.take() }
+    }
+
+    private func prepareHandover(
+        _ notification: lego_notification, _ known: AddressSpace?
+    ) throws(Tracee.Failure) -> Handover {
+        do {
+            // An address space whose agent was killed still has the memory mapped.
+            let isMapped = isAgentMapped(notification.thread, known)
+            let memory: MemoryFile
+            if isMapped, let former = known?.agentMemory {
+                memory = former
+            } else {
+                memory = try MemoryFile(name: "lego-agent", bytes: Int(LEGO_AGENT_FILE_BYTES))
+                known?.agentMemory = nil
+            }
+            var pair: (Int32, Int32) = (-1, -1)
+            let made = withUnsafeMutableBytes(of: &pair) {
+                socketpair(
+                    AF_UNIX, Int32(SOCK_SEQPACKET.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0,
+                    $0.assumingMemoryBound(to: Int32.self).baseAddress)
+            }
+            if made < 0 { throw KernelError("socketpair") }
+            let socket = Descriptor(taking: pair.0)
+            let agentSocket = Descriptor(taking: pair.1)
+            _ = try checked("SO_PASSCRED", lego_socket_pass_credentials(socket.raw))
+            memory.base.copyMemory(from: lego_agent_code(), byteCount: Int(lego_agent_code_bytes()))
+            let page = (memory.base + Int(LEGO_AGENT_PAGE_OFFSET)).assumingMemoryBound(to: lego_agent_page.self)
+            page.pointee = lego_agent_page()
+            page.pointee.identity = known?.identity ?? 0
+            page.pointee.is_new_image = known == nil ? 1 : 0
+            let number = try add(notification, memory.descriptor)
+            page.pointee.memory_file = number
+            page.pointee.userfault_device = try add(notification, userfaultDevice.raw)
+            page.pointee.socket = try add(notification, agentSocket.raw)
+            return Handover(memory: memory, memoryNumber: number, socket: socket)
+        } catch let error as KernelError {
+            if error.number == ENOENT { throw .gone }
+            throw .failed("\(error)")
+        } catch {
+            throw .failed("\(error)")
+        }
+    }
+
+    private func add(_ notification: lego_notification, _ descriptor: Int32) throws(KernelError) -> Int32 {
+        try checked(
+            "SECCOMP_IOCTL_NOTIF_ADDFD", lego_seccomp_add_descriptor(listener.raw, notification.id, descriptor))
+    }
+
+    private func isAgentMapped(_ thread: Int32, _ known: AddressSpace?) -> Bool {
+        guard let known, known.agentMemory != nil else { return false }
+        var words: (UInt64, UInt64) = (0, 0)
+        let count = lego_process_read(
+            thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
+        return count == 16 && words.0 == UInt64(LEGO_AGENT_MAGIC) && words.1 == known.identity
+    }
+
+    /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace.
+    private func receive(
+        _ handover: borrowing Handover, until deadline: Deadline, idle: () -> Void
+    ) throws(Tracee.Failure) -> Greeting {
+        var problem: Int32 = 0
+        var descriptor: Int32 = -1
+        var count = 0
+        var sender = lego_peer_credentials()
+        while true {
+            let bytes = lego_receive_descriptors(
+                handover.socket.raw, &problem, 4, &descriptor, 1, &count, &sender,
+                Int32(truncatingIfNeeded: MSG_DONTWAIT))
+            if bytes == 4 { break }
+            if bytes == 0 {
+                throw .failed("no agent came to be: does a limit of processes (RLIMIT_NPROC) stand in the way?")
+            }
+            if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
+            if deadline.hasPassed { throw .failed("the agent does not greet") }
+            idle()
+        }
+        let userfault = count == 1 ? Descriptor(taking: descriptor) : nil
+        if problem != 0 { throw .failed("the agent cannot start: \(KernelError.text(abs(problem)))") }
+        do {
+            return Greeting(agent: try Agent(memory: handover.memory, process: sender.pid), userfault: userfault)
+        } catch {
+            throw .failed("\(error)")
+        }
+    }
+
+    private func waitForBoot(
+        _ handover: borrowing Handover, until deadline: Deadline, idle: () -> Void
+    ) throws(Tracee.Failure) {
+        let page = handover.memory.base + Int(LEGO_AGENT_PAGE_OFFSET)
+        let booted = page + MemoryLayout<lego_agent_page>.offset(of: \.booted).unsafelyUnwrapped
+        while lego_atomic_load_u32(booted.assumingMemoryBound(to: UInt32.self)) == 0 {
+            if deadline.hasPassed { throw .failed("the agent's start does not end") }
+            idle()
+        }
+    }
+
+    /// Makes the address space known, with its agent.
+    private func enter(
+        _ greeting: consuming Greeting, _ known: AddressSpace?, _ handover: borrowing Handover
+    ) throws(Tracee.Failure) -> AddressSpace {
+        let agent = greeting.agent
+        do {
+            let space: AddressSpace
+            if let known {
+                space = known
+            } else {
+                guard let userfault = greeting.takeUserfault(), isUserfault(userfault.raw) else {
+                    throw KernelError("the agent handed over no userfaultfd", EINVAL)
+                }
+                let features =
+                    LEGO_UFFD_FEATURE_WRITE_PROTECT | LEGO_UFFD_FEATURE_EVENT_FORK
+                    | LEGO_UFFD_FEATURE_EVENT_REMAP | LEGO_UFFD_FEATURE_THREAD_ID
+                _ = try checked("UFFDIO_API", lego_uffd_api(userfault.raw, UInt64(features), nil))
+                _ = try checked(
+                    "UFFDIO_REGISTER", lego_uffd_register(userfault.raw, agentIdentityAddress, Page.bytes))
+                space = try addSpace(userfault)
+                markIdentity(space)
+            }
+            agent.page.pointee.identity = space.identity
+            agent.page.pointee.magic = UInt64(LEGO_AGENT_MAGIC)
+            space.agent = agent
+            space.agentMemory = handover.memory
+            try epoll.add(
+                agent.descriptor.raw, token: Token.agent(slot: space.slot, generation: space.generation).word)
+            return space
+        } catch {
+            throw .failed("\(error)")
+        }
+    }
+
+    /// What the program hands over is a userfaultfd and nothing else.
+    private func isUserfault(_ descriptor: Int32) -> Bool {
+        let name = withUnsafeTemporaryAllocation(of: CChar.self, capacity: 64) { buffer in
+            let count = readlink("/proc/self/fd/\(descriptor)", buffer.baseAddress!, 63)
+            if count < 0 { return "" }
+            return String(decoding: buffer[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        }
+        return name == "anon_inode:[userfaultfd]"
+    }
+}

@@ -1,0 +1,199 @@
+import CLinux
+import Glibc
+import Kernel
+import Synchronization
+import Wire
+
+extension MonitorCore {
+    private static let events_max = 64
+    /// How often address spaces that nobody reports on are looked after.
+    private static let sweep: Duration = .seconds(1)
+    /// How long a fault waits that came while its address space was changing and whose event has not arrived yet.
+    private static let retry: Duration = .milliseconds(1)
+
+    /// The monitor's thread.
+    func run() {
+        _ = lego_seccomp_wake_in_place(listener.raw)
+        colocation.start()
+        let events = UnsafeMutableBufferPointer<epoll_event>.allocate(capacity: Self.events_max)
+        defer { events.deallocate() }
+        var nextSweep = Deadline.after(Self.sweep)
+        while !mailbox.isStopping.load(ordering: .acquiring) {
+            var deadline = nextSweep
+            if spaces.contains(where: { $0?.deferred.isEmpty == false }) {
+                deadline = min(deadline, .after(Self.retry))
+            }
+            if colocation.isActive { deadline = min(deadline, .after(Colocation.review)) }
+            let count = epoll.wait(into: events, until: deadline)
+            dispatch(events, count)
+            retryDeferred()
+            shrinkToLimit()
+            if colocation.isActive { reviewColocation() }
+            if nextSweep.hasPassed {
+                sweepSpaces()
+                trimCacheShare()
+                nextSweep = .after(Self.sweep)
+            }
+        }
+        finish()
+    }
+
+    /// Page faults and events first, then system calls, then exits: an event that precedes a call is seen before it.
+    private func dispatch(_ events: UnsafeMutableBufferPointer<epoll_event>, _ count: Int) {
+        for index in 0..<count where events[index].data.u64 >> 60 == Token.userfaultKind {
+            if let space = space(of: events[index].data.u64) { serve(space) }
+        }
+        for index in 0..<count {
+            let word = events[index].data.u64
+            switch word {
+            case Token.listener.word: listenerReady(events[index].events)
+            case Token.mailbox.word: readMailbox()
+            case Token.shrink.word:
+                share.shrinkRequest.drain()
+                shrinkToCeiling()
+            default: break
+            }
+        }
+        while !setAside.isEmpty { handle(setAside.removeFirst()) }
+        for index in 0..<count {
+            let word = events[index].data.u64
+            guard let space = space(of: word) else { continue }
+            switch word >> 60 {
+            case Token.agentKind: agentEnded(space)
+            case Token.userKind: usersChanged(space)
+            default: break
+            }
+        }
+    }
+
+    private func space(of word: UInt64) -> AddressSpace? {
+        space(slot: Int(word >> 32 & 0xfff_ffff), generation: UInt32(truncatingIfNeeded: word))
+    }
+
+    private func listenerReady(_ events: UInt32) {
+        if events & UInt32(EPOLLIN.rawValue) != 0 {
+            var notification = lego_notification()
+            if lego_seccomp_receive(listener.raw, &notification) == 0 { handle(notification) }
+        } else if events & UInt32(EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 {
+            isListenerDone = true
+            try? epoll.remove(listener.raw)
+        }
+    }
+
+    private func readMailbox() {
+        mailbox.wake.drain()
+        let lost = mailbox.lost.withLock { list in
+            let lost = list
+            list = []
+            return lost
+        }
+        for node in lost { store.memoryLost(node) }
+        checkStore()
+    }
+
+    // MARK: Address spaces
+
+    /// Takes a slot for a new address space and watches its faults.
+    func addSpace(_ userfault: consuming Descriptor) throws(KernelError) -> AddressSpace {
+        let slot = spaces.firstIndex { $0 == nil } ?? spaces.count
+        if slot == spaces.count {
+            spaces.append(nil)
+            generations.append(0)
+        }
+        generations[slot] += 1
+        let space = AddressSpace(slot: slot, generation: generations[slot], userfault: userfault)
+        try epoll.add(
+            space.userfault.raw, token: Token.userfault(slot: slot, generation: space.generation).word)
+        if guardian >= 0 {
+            var byte = UInt8(ascii: "u")
+            var descriptor = space.userfault.raw
+            let sent = lego_send_descriptors(guardian, &byte, 1, &descriptor, 1)
+            if sent < 0 { throw KernelError("hand-over of a userfaultfd to the guardian", Int32(-sent)) }
+        }
+        spaces[slot] = space
+        return space
+    }
+
+    /// Forgets an address space that has ended.
+    func removeSpace(_ space: AddressSpace) {
+        if space.isDead { return }
+        space.isDead = true
+        if let agent = space.agent {
+            agent.kill()
+            try? epoll.remove(agent.descriptor.raw)
+            space.agent = nil
+        }
+        for user in space.users { try? epoll.remove(user.descriptor) }
+        try? epoll.remove(space.userfault.raw)
+        forgetPages(space, 0..<Page.count_max)
+        spaces[space.slot] = nil
+        trimCacheShare()
+    }
+
+    /// Whether the kernel still has the address space: asks for something harmless.
+    func isGone(_ space: AddressSpace) -> Bool {
+        let identity = agentIdentityAddress
+        return lego_uffd_write_protect(space.userfault.raw, identity, Page.bytes, 0) == -ESRCH
+    }
+
+    private func agentEnded(_ space: AddressSpace) {
+        guard let agent = space.agent, !agent.isAlive else { return }
+        try? epoll.remove(agent.descriptor.raw)
+        space.agent = nil
+        if isGone(space) { removeSpace(space) }
+    }
+
+    /// A process of an address space has ended: when it was the last one that is known, the agent must not keep it alive.
+    private func usersChanged(_ space: AddressSpace) {
+        space.users.removeAll { user in
+            if lego_pidfd_send_signal(user.descriptor, 0) == 0 { return false }
+            try? epoll.remove(user.descriptor)
+            _ = Descriptor(taking: user.descriptor)
+            return true
+        }
+        abandonIfUnused(space)
+    }
+
+    func abandonIfUnused(_ space: AddressSpace) {
+        if !space.users.isEmpty { return }
+        if space.agent != nil { space.agent?.kill() } else if isGone(space) { removeSpace(space) }
+    }
+
+    /// Finds address spaces that ended without anybody saying so: forked children that never made a trapped call.
+    func sweepSpaces() {
+        for space in spaces {
+            guard let space, space.agent == nil else { continue }
+            if isGone(space) { removeSpace(space) }
+        }
+    }
+
+    /// Gives cache that the program does not use back to the others.
+    func trimCacheShare() {
+        let spare = share.granted - resident - 512
+        if spare > 0 { cache.release(spare, of: share) }
+    }
+
+    /// A fork doubles what is resident, and an injection finds pages that nobody made room for.
+    private func shrinkToLimit() {
+        if resident > limitPages || resident > share.granted { makeRoom(0) }
+    }
+
+    private func shrinkToCeiling() {
+        let ceiling = share.ceilingPages.load(ordering: .relaxed)
+        while resident > ceiling, evictOldest(batchPages) {}
+        let spare = share.granted - max(resident, min(ceiling, share.granted))
+        if spare > 0 { cache.release(spare, of: share) }
+    }
+
+    // MARK: The end
+
+    /// Ends what is left: agents, descriptors, remote memory. The sandbox is dead, or was never started.
+    func finish() {
+        endColocation()
+        for space in spaces { if let space { removeSpace(space) } }
+        spaces = []
+        store.releaseAll()
+        counters.setResident(0)
+        cache.leave(share)
+    }
+}

@@ -1,0 +1,159 @@
+import CAgent
+import CLinux
+import Glibc
+import Kernel
+import Logging
+import Synchronization
+import Wire
+
+/// The state of one program's monitor: its address spaces, their pages, its remote memory. There is no lock in it: everything is
+/// owned by the monitor thread from `run` to its end, and by `ProgramMonitor.init` before.
+///
+/// Extensions by concern: the loop, notifications and trapped calls, injection, faults, eviction, fork, co-location.
+final class MonitorCore: @unchecked Sendable {
+    let program: ProgramID
+    let name: String
+    let logger: Logger
+    let listener: Descriptor
+    let initProcess: Int32
+    let guardian: Int32
+    let cache: ExCache
+    let share: CacheShare
+    let counters: ProgramCounters
+    let store: RemoteStore
+    let mailbox: MonitorMailbox
+    let onFatal: @Sendable (ProgramFailure) -> Void
+    /// Most pages that the program may hold.
+    let limitPages: Int
+    /// Most pages of one window, and of one eviction.
+    let windowPages: Int
+    let batchPages: Int
+    /// /dev/userfaultfd.
+    let userfaultDevice: Descriptor
+    let epoll: Epoll
+
+    /// Address spaces by slot; slots are reused, generations tell them apart.
+    var spaces: [AddressSpace?] = []
+    var generations: [UInt32] = []
+    /// Pages of the program in local memory.
+    var resident = 0
+    /// Pages that ever became resident: the clock of the eviction queues, in units of 64.
+    var arrivals: UInt64 = 0
+    /// Set once the rack must end the program: nothing is answered any more, so that no page can read as what it is not.
+    var hasFailed = false
+    /// The listener says that no process uses the filter any more.
+    var isListenerDone = false
+    /// Forks whose events were read and whose tables are not copied yet.
+    var pendingForks: [(parent: AddressSpace, descriptor: Int32)] = []
+    /// Notifications that arrived while another one was waited for.
+    var setAside: [lego_notification] = []
+    var threads = ThreadTable()
+    var colocation = Colocation()
+    /// A command to an agent is under way: no other may be given.
+    var isAgentBusy = false
+
+    // Fixed arrays of the hot path.
+    let messages: UnsafeMutablePointer<lego_uffd_message>
+    let victims: UnsafeMutablePointer<UInt64>
+    let victimEntries: UnsafeMutablePointer<PageEntry>
+    /// Pages of zeros, the source of zero-fills.
+    let zeros: UnsafeMutableRawPointer
+    static let zeroFillPages_max = 16
+    static let messages_max = 16
+
+    init(
+        program: ProgramID, name: String, listener: consuming Descriptor, initProcess: Int32, guardian: Int32,
+        cache: ExCache, remote: RemoteMemory, limitBytes: UInt64, mailbox: MonitorMailbox, logger: Logger,
+        onFatal: @escaping @Sendable (ProgramFailure) -> Void
+    ) throws(KernelError) {
+        self.program = program
+        self.name = name
+        self.logger = logger
+        self.listener = listener
+        self.initProcess = initProcess
+        self.guardian = guardian
+        self.cache = cache
+        self.mailbox = mailbox
+        self.onFatal = onFatal
+        counters = mailbox.counters
+        share = try CacheShare(counters: counters)
+        store = try RemoteStore(program: program, remote: remote, counters: counters)
+        let asked = limitBytes == 0 ? cache.capacityPages : Int(clamping: limitBytes / Page.bytes)
+        limitPages = max(ExCache.minimumPages, min(asked, cache.capacityPages))
+        windowPages = max(1, min(RemoteStore.window, limitPages / 16))
+        batchPages = max(8, min(Int(LEGO_AGENT_BATCH), limitPages / 16))
+        userfaultDevice = try Descriptor(checking: "open /dev/userfaultfd", lego_uffd_open_device())
+        epoll = try Epoll()
+        messages = .allocate(capacity: Self.messages_max)
+        victims = .allocate(capacity: Int(LEGO_AGENT_BATCH))
+        victimEntries = .allocate(capacity: Int(LEGO_AGENT_BATCH))
+        victimEntries.initialize(repeating: PageEntry(), count: Int(LEGO_AGENT_BATCH))
+        zeros = .allocate(byteCount: Self.zeroFillPages_max * Int(Page.bytes), alignment: Int(Page.bytes))
+        zeros.initializeMemory(as: UInt8.self, repeating: 0, count: Self.zeroFillPages_max * Int(Page.bytes))
+        try epoll.add(self.listener.raw, token: Token.listener.word)
+        try epoll.add(mailbox.wake.raw, token: Token.mailbox.word)
+        try epoll.add(share.shrinkRequest.raw, token: Token.shrink.word)
+        cache.join(share)
+    }
+
+    deinit {
+        messages.deallocate()
+        victims.deallocate()
+        victimEntries.deallocate()
+        zeros.deallocate()
+    }
+
+    /// What an epoll event is about.
+    enum Token {
+        case listener
+        case mailbox
+        case shrink
+        case userfault(slot: Int, generation: UInt32)
+        case agent(slot: Int, generation: UInt32)
+        case user(slot: Int, generation: UInt32)
+
+        private static func word(_ kind: UInt64, _ slot: Int, _ generation: UInt32) -> UInt64 {
+            kind << 60 | UInt64(slot & 0xfff_ffff) << 32 | UInt64(generation)
+        }
+        var word: UInt64 {
+            switch self {
+            case .listener: 1 << 60
+            case .mailbox: 2 << 60
+            case .shrink: 3 << 60
+            case .userfault(let slot, let generation): Self.word(4, slot, generation)
+            case .agent(let slot, let generation): Self.word(5, slot, generation)
+            case .user(let slot, let generation): Self.word(6, slot, generation)
+            }
+        }
+        static let userfaultKind: UInt64 = 4
+        static let agentKind: UInt64 = 5
+        static let userKind: UInt64 = 6
+    }
+
+    /// The live address space that an event or an identity names.
+    func space(slot: Int, generation: UInt32) -> AddressSpace? {
+        guard slot < spaces.count, let space = spaces[slot], space.generation == generation else { return nil }
+        return space
+    }
+
+    /// Ends the program: says why, once, and answers nothing from now on.
+    func fail(_ failure: ProgramFailure) {
+        if hasFailed { return }
+        hasFailed = true
+        logger.error("program failed", metadata: ["program": "\(program)", "reason": "\(failure.reason)"])
+        onFatal(failure)
+    }
+
+    /// Fails the program if its remote memory has.
+    func checkStore() { if let failure = store.failure { fail(failure) } }
+}
+
+/// What other threads tell a monitor.
+final class MonitorMailbox: Sendable {
+    let wake: EventDescriptor
+    let counters = ProgramCounters()
+    let isStopping = Atomic<Bool>(false)
+    let lost = Mutex<[NodeID]>([])
+
+    init() throws(KernelError) { wake = try EventDescriptor() }
+}

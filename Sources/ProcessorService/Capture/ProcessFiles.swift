@@ -1,0 +1,111 @@
+import CLinux
+import Glibc
+import Kernel
+
+/// What proc(5) says of a process of the program. All on the control path: these calls allocate.
+enum ProcessFiles {
+    /// One line of /proc/PID/maps.
+    struct MappedArea {
+        var start: UInt64
+        var end: UInt64
+        var protection: Int32
+        var isPrivate: Bool
+        var offset: UInt64
+        var inode: UInt64
+        var name: Substring
+        var bytes: UInt64 { end - start }
+    }
+
+    static func open(_ process: Int32, _ name: String, writable: Bool = false) throws(KernelError) -> Descriptor {
+        let path = "/proc/\(process)/\(name)"
+        let raw = Glibc.open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC)
+        if raw < 0 { throw KernelError("open \(path)") }
+        return Descriptor(taking: raw)
+    }
+
+    static func text(_ process: Int32, _ name: String) throws(KernelError) -> String {
+        let file = try open(process, name)
+        var bytes: [UInt8] = []
+        var count = 1
+        while count > 0 {
+            let used = bytes.count
+            bytes.append(contentsOf: repeatElement(0, count: 64 << 10))
+            count = bytes.withUnsafeMutableBytes { read(file.raw, $0.baseAddress! + used, 64 << 10) }
+            if count < 0 { throw KernelError("read /proc/\(process)/\(name)") }
+            bytes.removeLast((64 << 10) - count)
+        }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    static func areas(_ process: Int32) throws(KernelError) -> [MappedArea] {
+        try text(process, "maps").split(separator: "\n").compactMap(parse)
+    }
+
+    private static func parse(_ line: Substring) -> MappedArea? {
+        let fields = line.split(separator: " ", maxSplits: 5, omittingEmptySubsequences: true)
+        guard fields.count >= 5, let dash = fields[0].firstIndex(of: "-"),
+            let start = UInt64(fields[0][..<dash], radix: 16),
+            let end = UInt64(fields[0][fields[0].index(after: dash)...], radix: 16), start < end,
+            let offset = UInt64(fields[2], radix: 16), let inode = UInt64(fields[4])
+        else { return nil }
+        let rights = Array(fields[1].utf8)
+        if rights.count != 4 { return nil }
+        var protection: Int32 = 0
+        if rights[0] == UInt8(ascii: "r") { protection |= PROT_READ }
+        if rights[1] == UInt8(ascii: "w") { protection |= PROT_WRITE }
+        if rights[2] == UInt8(ascii: "x") { protection |= PROT_EXEC }
+        let name = fields.count > 5 ? fields[5].drop { $0 == " " } : ""
+        return MappedArea(
+            start: start, end: end, protection: protection, isPrivate: rights[3] == UInt8(ascii: "p"),
+            offset: offset, inode: inode, name: name)
+    }
+
+    /// A field of /proc/PID/status.
+    static func statusField(_ process: Int32, _ field: String) -> Substring? {
+        guard let status = try? text(process, "status") else { return nil }
+        for line in status.split(separator: "\n")
+        where line.hasPrefix(field) && line.dropFirst(field.count).hasPrefix(":") {
+            return line.dropFirst(field.count + 1).drop { $0 == " " || $0 == "\t" }
+        }
+        return nil
+    }
+
+    /// The process that a thread belongs to.
+    static func process(ofThread thread: Int32) -> Int32 {
+        statusField(thread, "Tgid").flatMap { Int32($0) } ?? thread
+    }
+
+    /// Whether a thread has that number in its innermost pid namespace.
+    static func isNumbered(_ thread: Int32, innermost number: Int32) -> Bool {
+        guard let numbers = statusField(thread, "NSpid") else { return false }
+        return numbers.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) } == number
+    }
+
+    /// The processes of the host.
+    static func processes() -> [Int32] {
+        guard let directory = opendir("/proc") else { return [] }
+        defer { closedir(directory) }
+        var found: [Int32] = []
+        while let entry = readdir(directory) {
+            let number = withUnsafePointer(to: &entry.pointee.d_name) { name in
+                name.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
+            }
+            if let number { found.append(number) }
+        }
+        return found
+    }
+
+    /// The threads of a process.
+    static func threads(_ process: Int32) -> [Int32] {
+        guard let directory = opendir("/proc/\(process)/task") else { return [] }
+        defer { closedir(directory) }
+        var found: [Int32] = []
+        while let entry = readdir(directory) {
+            let number = withUnsafePointer(to: &entry.pointee.d_name) { name in
+                name.withMemoryRebound(to: CChar.self, capacity: 256) { Int32(String(cString: $0)) }
+            }
+            if let number { found.append(number) }
+        }
+        return found
+    }
+}

@@ -1,0 +1,49 @@
+import CLinux
+import Kernel
+
+/// One address space of a program: a kernel mm, born by exec or fork, shared by all threads and by whoever vforked. Everything in
+/// it is owned by the program's monitor thread.
+final class AddressSpace {
+    /// A process that is known to run in this address space.
+    struct User {
+        /// In the processor's pid namespace.
+        var process: Int32
+        var descriptor: Int32
+    }
+
+    /// Its place in the monitor's table, and how many had that place before, plus one.
+    let slot: Int
+    let generation: UInt32
+    /// What the program's memory says at `LEGO_AGENT_BASE`; never 0.
+    var identity: UInt64 { UInt64(generation) << 32 | UInt64(slot) }
+    let userfault: Descriptor
+    var table = PageTable()
+    var regions = RegionTable()
+    var queue = EvictionQueue()
+    var streams = StreamDetector()
+    /// Pages in local memory.
+    var resident = 0
+    /// nil in a forked child that has made no trapped call yet, and after the agent was killed.
+    var agent: Agent?
+    /// The memory that the agent runs from; kept when the agent dies, because it stays mapped in the program.
+    var agentMemory: MemoryFile?
+    /// The program break.
+    var breakEnd: UInt64 = 0
+    /// Address of a `syscall` instruction outside the agent, in the vDSO; 0: not known.
+    var systemCallInstruction: UInt64 = 0
+    var users: [User] = []
+    /// Faults that could not be served while the address space was changing.
+    var deferred: [lego_uffd_message] = []
+    /// The kernel says that it is gone.
+    var isDead = false
+    /// An injection is under way: no eviction here until it ends.
+    var isInjecting = false
+
+    init(slot: Int, generation: UInt32, userfault: consuming Descriptor) {
+        self.slot = slot
+        self.generation = generation
+        self.userfault = userfault
+    }
+
+    deinit { for user in users { _ = Descriptor(taking: user.descriptor) } }
+}

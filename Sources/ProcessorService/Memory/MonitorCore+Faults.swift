@@ -1,0 +1,315 @@
+import CAgent
+import CLinux
+import Glibc
+import Kernel
+
+/// Page faults (DESIGN §5). A fault costs a read of the userfaultfd, the copy-in, and for a stored page one READ; nothing here
+/// allocates once the tables have grown.
+extension MonitorCore {
+    var agentIdentityAddress: UInt64 { UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_IDENTITY_OFFSET) }
+
+    /// Serves what an address space's userfaultfd has to say: events before faults, because a fault that came with an event can
+    /// only be served after it.
+    func serve(_ space: AddressSpace) {
+        let count = Int(lego_uffd_read(space.userfault.raw, messages, Self.messages_max))
+        if count <= 0 { return }
+        for index in 0..<count where messages[index].kind != LEGO_UFFD_FAULT.rawValue {
+            handleEvent(space, messages[index])
+        }
+        for index in 0..<count where messages[index].kind == LEGO_UFFD_FAULT.rawValue {
+            // A batch may be overwritten by what is read while a fault waits for an agent.
+            if count == 1 {
+                serveFault(space, messages[0])
+            } else {
+                space.deferred.append(messages[index])
+            }
+        }
+        if count > 1 { serveDeferred(space) }
+    }
+
+    /// Reads what is there while something else is waited for: handles events, keeps faults for later.
+    func serveEventsOnly(_ space: AddressSpace) {
+        if space.isDead { return }
+        while true {
+            let count = Int(lego_uffd_read(space.userfault.raw, messages, Self.messages_max))
+            if count <= 0 { return }
+            for index in 0..<count {
+                if messages[index].kind == LEGO_UFFD_FAULT.rawValue {
+                    space.deferred.append(messages[index])
+                } else {
+                    handleEvent(space, messages[index])
+                }
+            }
+        }
+    }
+
+    func retryDeferred() {
+        for space in spaces {
+            guard let space, !space.deferred.isEmpty else { continue }
+            serveEventsOnly(space)
+            serveDeferred(space)
+        }
+    }
+
+    func serveDeferred(_ space: AddressSpace) {
+        let waiting = space.deferred.count
+        for index in 0..<waiting {
+            if space.isDead { return }
+            serveFault(space, space.deferred[index])
+        }
+        if !space.isDead { space.deferred.removeFirst(waiting) }
+    }
+
+    private func handleEvent(_ space: AddressSpace, _ message: lego_uffd_message) {
+        switch message.kind {
+        case LEGO_UFFD_FORK.rawValue:
+            // While an agent works, the table is not what the kernel has: a page may have been moved out and still count as
+            // resident. The child's table is copied when that is settled, before anything else happens.
+            pendingForks.append((space, message.descriptor))
+            if !isAgentBusy { followForks() }
+        case LEGO_UFFD_REMAP.rawValue:
+            movePages(space, from: message.address, to: message.to, bytes: message.bytes)
+        default: break
+        }
+    }
+
+    private func serveFault(_ space: AddressSpace, _ message: lego_uffd_message) {
+        let page = Page.number(message.address)
+        if hasFailed || space.isDead || page >= Page.count_max { return }
+        ProgramCounters.add(counters.faults)
+        colocate(space, thread: message.thread)
+        let entry = space.table.entry(page)
+        if message.is_write_protect != 0 {
+            serveFirstWrite(space, page, entry, message)
+        } else if entry.pointee.isResident {
+            serveLostPage(space, page, entry, message)
+        } else if entry.pointee.isStored {
+            serveStored(space, page, entry, message)
+        } else {
+            serveUntouched(space, page, entry, message)
+        }
+    }
+
+    /// The first write to a page that is mapped write-protected.
+    private func serveFirstWrite(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
+    ) {
+        let address = Page.address(page)
+        let result = lego_uffd_write_protect(space.userfault.raw, address, Page.bytes, 0)
+        if result == -EAGAIN { return space.deferred.append(message) }
+        if result == -ESRCH { return removeSpace(space) }
+        if entry.pointee.isResident { entry.pointee.set(PageEntry.dirty) }
+        if result < 0 { lego_uffd_wake(space.userfault.raw, address, Page.bytes) }
+    }
+
+    /// A fault on a page that should be there. Either another thread's fault has brought it meanwhile, or the kernel dropped it
+    /// in a way that is not trapped, after which it reads as zero or as its file.
+    private func serveLostPage(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
+    ) {
+        let address = Page.address(page)
+        let result = lego_uffd_copy(space.userfault.raw, address, zeros, Page.bytes, 0)
+        if result == -EAGAIN { return space.deferred.append(message) }
+        if result == Int64(Page.bytes) {
+            if entry.pointee.isStored { store.release(entry) }
+            entry.pointee.set(PageEntry.dirty)
+        } else {
+            lego_uffd_wake(space.userfault.raw, address, Page.bytes)
+        }
+    }
+
+    /// A page whose only copy is remote: one READ, of a whole window where a stream is seen.
+    private func serveStored(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
+    ) {
+        var first = page
+        var count = 1
+        var firstEntry = entry
+        let prediction = space.streams.predict(page)
+        if prediction.window > 1 {
+            let window = min(prediction.window, windowPages)
+            // Windows end with the table's leaf, so that entries and pages are both contiguous.
+            if prediction.isDown {
+                let room = min(window, Int(page & 511) + 1)
+                while count < room, firstEntry[-1].isRemote, store.isSameMemory(firstEntry[-1], entry.pointee) {
+                    firstEntry -= 1
+                    count += 1
+                }
+                first = page - UInt64(count - 1)
+            } else {
+                let room = min(window, 512 - Int(page & 511))
+                while count < room, entry[count].isRemote, store.isSameMemory(entry[count], entry.pointee) {
+                    count += 1
+                }
+            }
+            expectNext(space, prediction, first: first, count: count)
+        } else {
+            space.streams.restart(page)
+        }
+        makeRoom(count)
+        if space.isDead { return }
+        if !store.read(firstEntry, count: count) { return checkStore() }
+        copyIn(space, first, count, store.readBuffer, message, writable: message.is_write != 0)
+    }
+
+    /// Says where a stream's next fault will be: beyond what is brought now and what is there already.
+    private func expectNext(
+        _ space: AddressSpace, _ prediction: StreamDetector.Prediction, first: UInt64, count: Int
+    ) {
+        var next = prediction.isDown ? first &- 1 : first + UInt64(count)
+        for _ in 0..<RemoteStore.window {
+            guard next < Page.count_max, let entry = space.table.find(next), entry.pointee.isResident else { break }
+            next = prediction.isDown ? next &- 1 : next + 1
+        }
+        if next < Page.count_max { space.streams.expect(next, prediction) }
+    }
+
+    private func serveUntouched(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
+    ) {
+        guard let index = space.regions.index(of: page) else {
+            // The stack below where it was last seen, or the agent's identity.
+            return fillZeros(space, page, entry, message, within: page..<page + 1)
+        }
+        let region = space.regions.regions[index]
+        if let file = region.file {
+            return fillFromFile(space, page, entry, message, region, file)
+        }
+        fillZeros(space, page, entry, message, within: region.pages)
+    }
+
+    /// Fresh anonymous memory: zeros, without network; ahead of a sequential first touch.
+    private func fillZeros(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message,
+        within pages: Range<UInt64>
+    ) {
+        var first = page
+        var count = 1
+        let prediction = space.streams.predict(page)
+        if prediction.window > 1 {
+            let window = min(prediction.window, windowPages, Self.zeroFillPages_max)
+            if prediction.isDown {
+                let room = min(window, Int(page & 511) + 1, Int(page - pages.lowerBound) + 1)
+                while count < room, entry[-count].isUntouched { count += 1 }
+                first = page - UInt64(count - 1)
+            } else {
+                let room = min(window, 512 - Int(page & 511), Int(pages.upperBound - page))
+                while count < room, entry[count].isUntouched { count += 1 }
+            }
+            expectNext(space, prediction, first: first, count: count)
+        } else {
+            space.streams.restart(page)
+        }
+        makeRoom(count)
+        if space.isDead { return }
+        ProgramCounters.add(counters.zeroFills, count)
+        copyIn(space, first, count, zeros, message, writable: message.is_write != 0)
+    }
+
+    /// A page of a private file mapping: read through the kernel's page cache, with its neighbours of the same 64 KiB.
+    private func fillFromFile(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message,
+        _ region: Region, _ file: MappedFile
+    ) {
+        var first = page
+        var count = 1
+        if message.is_write == 0 {
+            let low = max(region.pages.lowerBound, page & ~15)
+            let high = min(region.pages.upperBound, page | 15 + 1)
+            while first > low, entry[Int(first) - 1 - Int(page)].isUntouched { first -= 1 }
+            count = Int(page - first) + 1
+            while first + UInt64(count) < high, count < windowPages, entry[Int(first) + count - Int(page)].isUntouched {
+                count += 1
+            }
+            if Int(page - first) >= count { (first, count) = (page, 1) }
+        }
+        makeRoom(count)
+        if space.isDead { return }
+        let offset = region.fileOffset + (first - region.pages.lowerBound) * Page.bytes
+        let read = readFile(file, offset, count)
+        let present = Int((read + Page.bytes - 1) / Page.bytes)
+        if first + UInt64(present) <= page {
+            // Past the end of the file, as it is now.
+            let result = lego_uffd_poison(space.userfault.raw, Page.address(page), Page.bytes)
+            if result == -EAGAIN { return space.deferred.append(message) }
+            entry.pointee.set(PageEntry.poisoned)
+            if result < 0 { lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes) }
+            return
+        }
+        copyIn(space, first, present, store.readBuffer, message, writable: message.is_write != 0)
+    }
+
+    /// Reads up to `count` pages of a file into the read buffer, padded with zeros; answers the bytes that there were.
+    func readFile(_ file: MappedFile, _ offset: UInt64, _ count: Int) -> UInt64 {
+        let wanted = count * Int(Page.bytes)
+        var done = 0
+        while done < wanted {
+            let result = pread(
+                file.descriptor.raw, store.readBuffer + done, wanted - done, off_t(clamping: offset) + off_t(done))
+            if result < 0 && errno == EINTR { continue }
+            if result <= 0 { break }
+            done += result
+        }
+        if done < wanted { memset(store.readBuffer + done, 0, wanted - done) }
+        return UInt64(done)
+    }
+
+    // MARK: Copy-in
+
+    /// Maps `count` pages from `source` and lets the faulting thread go on.
+    private func copyIn(
+        _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer,
+        _ message: lego_uffd_message, writable: Bool
+    ) {
+        let result = lego_uffd_copy(
+            space.userfault.raw, Page.address(first), source, UInt64(count) * Page.bytes, writable ? 0 : 1)
+        let page = Page.number(message.address)
+        let done = result > 0 ? Int(result / Int64(Page.bytes)) : 0
+        for index in 0..<done { arrive(space, first + UInt64(index), writable: writable) }
+        counters.setResident(resident)
+        if first + UInt64(done) > page { return }
+        switch result {
+        case -Int64(EAGAIN): space.deferred.append(message)
+        case -Int64(ESRCH): removeSpace(space)
+        default:
+            if count > 1 {
+                // The window met something else on its way: the faulting page alone.
+                let offset = Int(page - first) * Int(Page.bytes)
+                let from = source == zeros ? source : source + offset
+                return copyIn(space, page, 1, from, message, writable: writable)
+            }
+            if result == -Int64(EEXIST) {
+                // The kernel has a page there that the table does not know: whatever it is, it is the newest.
+                arrive(space, page, writable: true)
+                counters.setResident(resident)
+            }
+            lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes)
+        }
+    }
+
+    /// Notes that a page is mapped.
+    @inline(__always)
+    func arrive(_ space: AddressSpace, _ page: UInt64, writable: Bool) {
+        let entry = space.table.entry(page)
+        if !entry.pointee.isResident {
+            space.resident += 1
+            resident += 1
+            arrivals &+= 1
+            space.queue.push(page, stamp: arrivals >> 6, table: &space.table)
+        }
+        entry.pointee.clear(PageEntry.shared | PageEntry.dirty)
+        entry.pointee.set(PageEntry.resident | (writable ? PageEntry.dirty : 0))
+    }
+
+    /// Forgets pages that are not mapped any more, with their remote copies.
+    func forgetPages(_ space: AddressSpace, _ pages: Range<UInt64>) {
+        var gone = 0
+        space.table.removeAll(in: pages) { _, entry in
+            if entry.pointee.isResident { gone += 1 }
+            if entry.pointee.isStored { self.store.release(entry) }
+        }
+        space.resident -= gone
+        resident -= gone
+        counters.setResident(resident)
+    }
+}

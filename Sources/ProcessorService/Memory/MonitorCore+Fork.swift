@@ -1,0 +1,76 @@
+import CLinux
+import Kernel
+
+extension MonitorCore {
+    /// Follows the forks whose events have been read.
+    func followForks() {
+        while !pendingForks.isEmpty {
+            let (parent, descriptor) = pendingForks.removeFirst()
+            forked(parent, Descriptor(taking: descriptor))
+        }
+    }
+
+    /// A process has forked: the child has a copy of the parent's memory and tables. The parent waited until this event was read,
+    /// the child runs from now on.
+    private func forked(_ parent: AddressSpace, _ userfault: consuming Descriptor) {
+        ProgramCounters.add(counters.forks)
+        let child: AddressSpace
+        do {
+            child = try addSpace(userfault)
+        } catch {
+            return fail(.internalError("cannot follow a fork of the program: \(error)"))
+        }
+        child.regions = parent.regions
+        child.breakEnd = parent.breakEnd
+        child.systemCallInstruction = parent.systemCallInstruction
+        parent.table.forEach(in: 0..<Page.count_max) { page, entry in
+            if entry.pointee.isResident { entry.pointee.set(PageEntry.shared) }
+            if entry.pointee.isStored { self.store.retain(entry.pointee) }
+            child.table.entry(page).pointee = entry.pointee
+            if entry.pointee.isResident {
+                child.resident += 1
+                child.queue.push(page, stamp: self.arrivals >> 6, table: &child.table)
+            }
+        }
+        resident += child.resident
+        for region in parent.regions.regions where region.isWipedOnFork { forgetPages(child, region.pages) }
+        counters.setResident(resident)
+        markIdentity(child)
+    }
+
+    /// Writes an address space's identity where a fork wipes it, so that a process can be told from its parent.
+    func markIdentity(_ space: AddressSpace) {
+        withUnsafeTemporaryAllocation(byteCount: Int(Page.bytes), alignment: Int(Page.bytes)) { page in
+            page.initializeMemory(as: UInt8.self, repeating: 0)
+            page.storeBytes(of: space.identity, as: UInt64.self)
+            let result = lego_uffd_copy(
+                space.userfault.raw, agentIdentityAddress, page.baseAddress!, Page.bytes, 0)
+            if result < 0 && result != -3 {
+                logger.warning(
+                    "cannot mark an address space", metadata: ["error": "\(KernelError.text(Int32(-result)))"])
+            }
+        }
+    }
+
+    /// mremap has moved memory: entries and regions follow.
+    func movePages(_ space: AddressSpace, from: UInt64, to: UInt64, bytes: UInt64) {
+        let source = Page.range(from, bytes)
+        let target = Page.range(to, bytes)
+        if source.isEmpty || target.count != source.count { return }
+        forgetPages(space, target)
+        var moved: [(UInt64, PageEntry)] = []
+        space.table.removeAll(in: source) { page, entry in moved.append((page, entry.pointee)) }
+        for (page, entry) in moved {
+            let there = target.lowerBound + (page - source.lowerBound)
+            space.table.entry(there).pointee = entry
+            if entry.isResident { space.queue.push(there, stamp: arrivals >> 6, table: &space.table) }
+        }
+        let parts = space.regions.parts(in: source)
+        space.regions.remove(source)
+        for var part in parts {
+            let start = target.lowerBound + (part.pages.lowerBound - source.lowerBound)
+            part.pages = start..<start + UInt64(part.pages.count)
+            space.regions.insert(part)
+        }
+    }
+}

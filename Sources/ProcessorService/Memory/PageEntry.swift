@@ -1,0 +1,66 @@
+/// What the processor knows of one page of an address space: 8 bytes, 0 for a page that was never touched.
+///
+/// A page is in one of these states:
+/// - untouched: no flag; a fault fills it with zeros or from its file
+/// - resident: mapped in the program. `dirty` when it may be written there without a fault; else write-protected, and equal to
+///   what a fault would bring: its remote copy if it has one, its file, or zeros
+/// - remote: not resident and `stored`: its only copy is in `slot` of `chunk`
+struct PageEntry: Equatable {
+    var bits: UInt64
+
+    @inline(__always) init(bits: UInt64) { self.bits = bits }
+    @inline(__always) init() { bits = 0 }
+
+    static let resident: UInt64 = 1 << 0
+    static let dirty: UInt64 = 1 << 1
+    /// Never evicted: the kernel reaches it where it cannot wait for a fault.
+    static let pinned: UInt64 = 1 << 2
+    /// Was resident when its address space forked, so that the kernel may refuse to move it.
+    static let shared: UInt64 = 1 << 3
+    /// Has a place in remote memory; what is there counts unless the page is dirty.
+    static let stored: UInt64 = 1 << 4
+    /// Raises SIGBUS.
+    static let poisoned: UInt64 = 1 << 5
+    /// Used by `EvictionQueue.compact` alone.
+    static let marked: UInt64 = 1 << 6
+
+    @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
+    @inline(__always) var isDirty: Bool { bits & Self.dirty != 0 }
+    @inline(__always) var isPinned: Bool { bits & Self.pinned != 0 }
+    @inline(__always) var isShared: Bool { bits & Self.shared != 0 }
+    @inline(__always) var isStored: Bool { bits & Self.stored != 0 }
+    @inline(__always) var isUntouched: Bool { bits & (Self.resident | Self.stored | Self.poisoned) == 0 }
+    @inline(__always) var isRemote: Bool { bits & (Self.resident | Self.stored) == Self.stored }
+
+    @inline(__always) mutating func set(_ flags: UInt64) { bits |= flags }
+    @inline(__always) mutating func clear(_ flags: UInt64) { bits &= ~flags }
+
+    /// Which page of its chunk, 0–15. Meaningful when stored.
+    @inline(__always) var slot: Int { Int(bits >> 8 & 15) }
+    /// The number of its chunk in the program's `ChunkTable`. Meaningful when stored.
+    @inline(__always) var chunk: UInt32 { UInt32(truncatingIfNeeded: bits >> 32) }
+
+    @inline(__always) mutating func store(chunk: UInt32, slot: Int) {
+        bits = bits & 0xff | Self.stored | UInt64(slot) << 8 | UInt64(chunk) << 32
+    }
+    @inline(__always) mutating func forgetStored() { bits &= 0xff & ~Self.stored }
+}
+
+/// Page arithmetic.
+enum Page {
+    static let bytes: UInt64 = 4096
+    static let shift: UInt64 = 12
+    /// Pages of the user half of the address space.
+    static let count_max: UInt64 = 1 << 35
+
+    @inline(__always) static func number(_ address: UInt64) -> UInt64 { address >> shift }
+    @inline(__always) static func address(_ number: UInt64) -> UInt64 { number << shift }
+    @inline(__always) static func roundUp(_ bytes: UInt64) -> UInt64 { (bytes &+ 4095) & ~4095 }
+    /// The whole pages of [start, start + bytes), clipped to the user half; empty when it wraps.
+    static func range(_ start: UInt64, _ bytes: UInt64) -> Range<UInt64> {
+        let (end, overflow) = start.addingReportingOverflow(bytes)
+        if overflow { return 0..<0 }
+        let first = min(number(start), count_max)
+        return first..<max(first, min(number(roundUp(end)), count_max))
+    }
+}

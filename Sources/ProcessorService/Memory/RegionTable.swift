@@ -1,0 +1,109 @@
+import Kernel
+
+/// A file that private mappings read from. Closed with its last region.
+final class MappedFile {
+    let descriptor: Descriptor
+    init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+}
+
+/// A range of private memory: what the kernel knows as one or more anonymous, private areas.
+struct Region {
+    /// Page numbers.
+    var pages: Range<UInt64>
+    /// What untouched pages hold; nil: zeros.
+    var file: MappedFile?
+    /// The file's byte at the region's first page.
+    var fileOffset: UInt64 = 0
+    /// A child of fork finds zeros here (MADV_WIPEONFORK).
+    var isWipedOnFork = false
+
+    /// Whether `next`, which begins where this ends, continues it.
+    func continues(in next: Region) -> Bool {
+        if pages.upperBound != next.pages.lowerBound || isWipedOnFork != next.isWipedOnFork { return false }
+        if file == nil && next.file == nil { return true }
+        return file === next.file && fileOffset + UInt64(pages.count) * Page.bytes == next.fileOffset
+    }
+
+    /// The part of this region that lies in `range`, which overlaps it.
+    func clipped(to range: Range<UInt64>) -> Region {
+        var part = self
+        part.pages = pages.clamped(to: range)
+        part.fileOffset += (part.pages.lowerBound - pages.lowerBound) * Page.bytes
+        return part
+    }
+}
+
+/// The private memory of one address space, ascending and disjoint; neighbours of one kind are merged. Owned by the monitor
+/// thread. Changes cost O(regions), look-ups O(log regions).
+struct RegionTable {
+    private(set) var regions: [Region] = []
+
+    /// The index of the first region that ends beyond `page`.
+    private func firstIndex(endingAfter page: UInt64) -> Int {
+        var low = 0
+        var high = regions.count
+        while low < high {
+            let middle = (low + high) / 2
+            if regions[middle].pages.upperBound > page { high = middle } else { low = middle + 1 }
+        }
+        return low
+    }
+
+    /// Where `page` lies, or nil.
+    func index(of page: UInt64) -> Int? {
+        let index = firstIndex(endingAfter: page)
+        return index < regions.count && regions[index].pages.lowerBound <= page ? index : nil
+    }
+
+    /// Adds a region in place of whatever was there.
+    mutating func insert(_ region: Region) {
+        if region.pages.isEmpty { return }
+        remove(region.pages)
+        var index = firstIndex(endingAfter: region.pages.lowerBound)
+        regions.insert(region, at: index)
+        if index > 0, regions[index - 1].continues(in: regions[index]) {
+            regions[index - 1].pages = regions[index - 1].pages.lowerBound..<regions[index].pages.upperBound
+            regions.remove(at: index)
+            index -= 1
+        }
+        if index + 1 < regions.count, regions[index].continues(in: regions[index + 1]) {
+            regions[index].pages = regions[index].pages.lowerBound..<regions[index + 1].pages.upperBound
+            regions.remove(at: index + 1)
+        }
+    }
+
+    /// Cuts a hole.
+    mutating func remove(_ pages: Range<UInt64>) {
+        if pages.isEmpty { return }
+        var index = firstIndex(endingAfter: pages.lowerBound)
+        while index < regions.count, regions[index].pages.lowerBound < pages.upperBound {
+            let old = regions[index]
+            let left = old.pages.lowerBound < pages.lowerBound
+            let right = old.pages.upperBound > pages.upperBound
+            if left { regions[index] = old.clipped(to: old.pages.lowerBound..<pages.lowerBound) }
+            if right {
+                let tail = old.clipped(to: pages.upperBound..<old.pages.upperBound)
+                if left { regions.insert(tail, at: index + 1) } else { regions[index] = tail }
+                return
+            }
+            if left { index += 1 } else { regions.remove(at: index) }
+        }
+    }
+
+    /// The parts of regions that lie in `pages`.
+    func parts(in pages: Range<UInt64>) -> [Region] {
+        var found: [Region] = []
+        var index = firstIndex(endingAfter: pages.lowerBound)
+        while index < regions.count, regions[index].pages.lowerBound < pages.upperBound {
+            found.append(regions[index].clipped(to: pages))
+            index += 1
+        }
+        return found
+    }
+
+    /// Whether any of `pages` is private memory.
+    func overlaps(_ pages: Range<UInt64>) -> Bool {
+        let index = firstIndex(endingAfter: pages.lowerBound)
+        return index < regions.count && regions[index].pages.lowerBound < pages.upperBound
+    }
+}
