@@ -2,10 +2,8 @@
 #include "lego_process.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -79,11 +77,6 @@ int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number) {
   // The number is the leader's as long as the pidfd takes signals, but for the blink between the two calls.
   if (syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, 0) < 0) return -errno;
   return kill(-leader, signal_number) < 0 ? -errno : 0;
-}
-
-int lego_enter_private_mounts(void) {
-  if (unshare(CLONE_NEWNS) < 0) return -errno;
-  return mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ? -errno : 0;
 }
 
 int lego_raise_descriptor_limit(void) {

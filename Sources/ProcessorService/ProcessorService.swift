@@ -10,8 +10,9 @@ import Wire
 /// A processor component (pComponent, LegoOS §4.3): runs programs. Its memory engine gives them memory behind the ExCache, their
 /// files come from the storage component's tree, their streams go to whoever attaches.
 public final class ProcessorService: Sendable {
-    /// How long building a program's namespaces and loading it may take: the tree is remote.
-    private static let setupLimit = Duration.seconds(15)
+    /// How long building a program's namespaces and loading it may take: the tree is remote. Less than the manager waits for the
+    /// answer.
+    private static let setupLimit = Duration.seconds(10)
 
     private let configuration: ProcessorConfiguration
     private let engine: any MemoryEngine
@@ -25,7 +26,7 @@ public final class ProcessorService: Sendable {
     /// Gives this process a mount namespace of its own, so that the storage mount and all binds vanish with the last of its
     /// processes. Must be called while the process has one thread.
     public static func enterPrivateMounts() throws(KernelError) {
-        _ = try checked("unshare CLONE_NEWNS", lego_enter_private_mounts())
+        _ = try checked("unshare CLONE_NEWNS", lego_mount_unshare())
     }
 
     /// Opens the attach port.
@@ -56,8 +57,7 @@ public final class ProcessorService: Sendable {
         node.register(RackFunction.signalProgram, ManagerProcessorSignal.self, Acknowledgement.self) {
             [weak self] peer, request in
             guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
-            let isSent = table[request.program]?.signal(Int32(request.signal)) == true
-            return isSent ? (.ok, Acknowledgement()) : (.notFound, nil)
+            return signal(request.program, Int32(request.signal)) ? (.ok, Acknowledgement()) : (.notFound, nil)
         }
         node.register(RackFunction.programStatistics, ManagerProcessorStatistics.self, ProgramStatistics.self) {
             [weak self] peer, request in
@@ -70,7 +70,7 @@ public final class ProcessorService: Sendable {
     /// Starts to take attachments and to report. Programs can be started from now on.
     public func start() throws(ProcessorError) {
         // A program that closes its input must not end the daemon.
-        signal(SIGPIPE, SIG_IGN)
+        Glibc.signal(SIGPIPE, SIG_IGN)
         if access(configuration.sandboxPath, X_OK) != 0 { throw .noSandbox(configuration.sandboxPath) }
         try Self.makeDirectory(configuration.stateDirectory, mode: 0o755)
         try Self.makeDirectory(configuration.logDirectory, mode: 0o700)
@@ -117,6 +117,12 @@ public final class ProcessorService: Sendable {
         for program in programs { program.end(.shutdown("\(hooks.name()) was shut down")) }
         for program in programs { program.join() }
         reports.stop()
+    }
+
+    /// Signals a program's first process; KILL ends all of them, and a start that is under way.
+    func signal(_ program: ProgramID, _ number: Int32) -> Bool {
+        if number == SIGKILL, table.cancel(program) { return true }
+        return table[program]?.signal(number) == true
     }
 
     // MARK: Starting a program, on a worker of the node
@@ -189,11 +195,21 @@ public final class ProcessorService: Sendable {
             program: program.id, name: program.name, initProcess: sandbox.initProcess, guardian: sandbox.faultSocket,
             limitBytes: request.excacheBytes)
         let memory = try engine.makeMemory(for: seat, listener: listener) { program.end($0) }
-        memory.start()
+        do {
+            try memory.start()
+        } catch {
+            sandbox.kill()
+            sandbox.reap()
+            memory.stop()
+            throw error
+        }
         let life = Program.Life(sandbox: sandbox, memory: memory, wake: wake)
         program.begin(life)
-        let isOpen = table.add(program)
-        if !isOpen { program.end(.shutdown("\(hooks.name()) was shut down")) }
+        switch table.add(program) {
+        case .run: break
+        case .cancelled: program.end(.refused("it was killed while it started"))
+        case .closed: program.end(.shutdown("\(hooks.name()) was shut down"))
+        }
         do {
             program.runs(on: try thread(of: program, life, streams))
         } catch {

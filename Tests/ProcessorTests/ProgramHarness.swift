@@ -2,6 +2,7 @@ import CLinux
 import Fabric
 import Glibc
 import Kernel
+import Lite
 import Logging
 import Synchronization
 import Wire
@@ -62,7 +63,10 @@ final class ProgramHarness {
     let service: ProcessorService
     private var isStopped = false
 
-    init(tree: StorageTree? = StorageTree(path: "/", name: "storage0"), attachLimit: Duration = .seconds(20)) throws {
+    init(
+        tree: StorageTree? = StorageTree(path: "/", name: "storage0"), attachLimit: Duration = .seconds(20),
+        manager isManager: @escaping @Sendable (LitePeer) -> Bool = { _ in true }
+    ) throws {
         directory = try TemporaryDirectory()
         var configuration = ProcessorConfiguration(
             excacheBytes: 64 << 20, stateDirectory: directory.path,
@@ -73,7 +77,7 @@ final class ProgramHarness {
         service = try ProcessorService(
             configuration: configuration, engine: engine,
             hooks: ProcessorHooks(
-                name: { "processor0" }, isManager: { _ in true }, tree: { tree }, report: { manager.take($0) }),
+                name: { "processor0" }, isManager: isManager, tree: { tree }, report: { manager.take($0) }),
             logger: Logger(label: "test") { _ in SwiftLogNoOpLogHandler() })
         try service.start()
     }

@@ -1,4 +1,4 @@
-// posix_spawn(3), pipe2(2), waitid(2) on a pidfd, signals to a process group by pidfd, unshare(2): the life of child processes.
+// posix_spawn(3), pipe2(2), waitid(2) on a pidfd, signals to a process group by pidfd: the life of child processes.
 #pragma once
 #include <stddef.h>
 #include <sys/types.h>
@@ -15,8 +15,5 @@ int lego_pidfd_reap(int pidfd, int wait, int *status);
 // Signals the process group that the process behind pidfd leads; leader is its number, for kernels before 6.9.
 int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number);
 
-// Gives the calling process, which must have one thread, a mount namespace of its own whose mounts nobody else sees and which
-// vanish with its last process.
-int lego_enter_private_mounts(void);
 // Lifts the soft limit of open descriptors to the hard one.
 int lego_raise_descriptor_limit(void);

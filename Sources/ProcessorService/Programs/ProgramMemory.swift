@@ -16,7 +16,8 @@ protocol MemoryEngine: Sendable {
 
 /// The memory of one program.
 protocol ProgramMemory: Sendable {
-    func start()
+    /// Before the program may run. Once.
+    func start() throws(KernelError)
     /// Any thread.
     func statistics() -> ProgramStatistics
     /// Any thread: a memory component is lost.

@@ -13,8 +13,8 @@ final class ProgramTable: Sendable {
         var programs: [ProgramID: Program] = [:]
         /// Ended ones, oldest first.
         var ended: [ProgramID] = []
-        /// Starts under way: their numbers are taken.
-        var starting: Set<ProgramID> = []
+        /// Starts under way: their numbers are taken. The value says whether the start was cancelled.
+        var starting: [ProgramID: Bool] = [:]
         var isClosed = false
     }
     private let state = Mutex(State())
@@ -25,24 +25,35 @@ final class ProgramTable: Sendable {
     func claim(_ id: ProgramID) -> Claim {
         state.withLock { state in
             if state.isClosed { return .closed }
-            if state.programs[id] != nil || state.starting.contains(id) { return .exists }
+            if state.programs[id] != nil || state.starting[id] != nil { return .exists }
             if state.programs.count - state.ended.count + state.starting.count >= Self.running_max { return .full }
-            state.starting.insert(id)
+            state.starting[id] = false
             return .granted
         }
     }
 
     /// The start failed.
     func abandon(_ id: ProgramID) {
-        state.withLock { _ = $0.starting.remove(id) }
+        state.withLock { _ = $0.starting.removeValue(forKey: id) }
     }
 
-    /// The program runs. False when the table was closed meanwhile: the program must end.
-    func add(_ program: Program) -> Bool {
+    /// Cancels a start that is under way. False when there is none.
+    func cancel(_ id: ProgramID) -> Bool {
         state.withLock { state in
-            state.starting.remove(program.id)
+            if state.starting[id] == nil { return false }
+            state.starting[id] = true
+            return true
+        }
+    }
+
+    enum Verdict { case run, cancelled, closed }
+
+    /// The program has been started. Answers what shall become of it.
+    func add(_ program: Program) -> Verdict {
+        state.withLock { state in
+            let isCancelled = state.starting.removeValue(forKey: program.id) ?? false
             state.programs[program.id] = program
-            return !state.isClosed
+            return state.isClosed ? .closed : isCancelled ? .cancelled : .run
         }
     }
 
