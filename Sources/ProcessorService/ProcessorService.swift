@@ -29,6 +29,19 @@ public final class ProcessorService: Sendable {
         _ = try checked("unshare CLONE_NEWNS", lego_mount_unshare())
     }
 
+    /// Opens the attach port and offers the manager's functions on `node`, which must not have been started. `buffers` hands out the
+    /// node's pool; `place` asks the manager where a program's next region shall live, and may take some seconds.
+    public convenience init(
+        node: RackNode, buffers: PoolAllocator, configuration: ProcessorConfiguration, hooks: ProcessorHooks,
+        place: @escaping RemoteMemory.Place, logger: Logger
+    ) throws(ProcessorError) {
+        let engine = MonitorEngine(
+            cache: ExCache(capacityBytes: configuration.excacheBytes),
+            remote: RemoteMemory(node: node, buffers: buffers, place: place, logger: logger), logger: logger)
+        try self.init(configuration: configuration, engine: engine, hooks: hooks, logger: logger)
+        offer(on: node)
+    }
+
     /// Opens the attach port.
     init(
         configuration: ProcessorConfiguration, engine: any MemoryEngine, hooks: ProcessorHooks, logger: Logger
