@@ -50,7 +50,15 @@ extension LiteNode {
         let over = responses.wait(for: waiter, until: deadline, spin_ns: spin_ns, abandoning: true) {
             self.arriveResponse($0)
         }
-        return over ? take(link, slot, response) : CallResult(status: .timedOut)
+        return over ? take(link, slot, response) : leave()
+    }
+
+    /// The caller gives up. Nobody may wait for a response any more who would find this one: the poller looks after it.
+    @inline(never)
+    private func leave() -> CallResult {
+        _ = orphans.add(1, ordering: .sequentiallyConsistent)
+        kick.signal()
+        return CallResult(status: .timedOut)
     }
 
     /// Takes the outcome of a call that is over, and gives its slot back.
@@ -116,6 +124,7 @@ extension LiteNode {
         else { return fail(link) }
         if state == Waiter.State.abandoned {
             // The caller left long ago; its response has come at last.
+            _ = orphans.subtract(1, ordering: .sequentiallyConsistent)
             link.giveCall(slot)
             return
         }

@@ -51,15 +51,31 @@ extension LiteNode {
         // Something is waiting to be posted or reported: look again soon.
         let soon = unsent.load(ordering: .relaxed) != 0 || !unreported.isEmpty
         if failures.load(ordering: .acquiring) != 0 { return }
+        let hasOrphans = orphans.load(ordering: .acquiring) > 0
+        if hasOrphans {
+            responses.lock.lock()
+            responses.queue.arm()
+            responses.drainLocked { arriveResponse($0) }
+            responses.lock.unlock()
+        }
         var watched = (
             pollfd(fd: requests.notificationDescriptor, events: Int16(POLLIN), revents: 0),
-            pollfd(fd: kick.raw, events: Int16(POLLIN), revents: 0)
+            pollfd(fd: kick.raw, events: Int16(POLLIN), revents: 0),
+            pollfd(fd: hasOrphans ? responses.queue.notificationDescriptor : -1, events: Int16(POLLIN), revents: 0)
         )
         withUnsafeMutablePointer(to: &watched) { pointer in
-            pointer.withMemoryRebound(to: pollfd.self, capacity: 2) { _ = Glibc.poll($0, 2, soon ? 1 : -1) }
+            pointer.withMemoryRebound(to: pollfd.self, capacity: 3) { _ = Glibc.poll($0, 3, soon ? 1 : -1) }
         }
         if watched.0.revents != 0 { requests.acknowledge() }
         if watched.1.revents != 0 { kick.drain() }
+        if watched.2.revents != 0 {
+            responses.lock.lock()
+            responses.queue.acknowledge()
+            responses.drainLocked { arriveResponse($0) }
+            responses.lock.unlock()
+            // The notification was meant for the sentinel too.
+            responses.wakeSentinel()
+        }
     }
 
     /// The rare duties: lost links, responses that found no room.
@@ -222,6 +238,7 @@ extension LiteNode {
             case Waiter.State.abandoned:
                 waiter.reset()
                 link.calls.give(slot)
+                _ = orphans.subtract(1, ordering: .sequentiallyConsistent)
             default: break
             }
         }

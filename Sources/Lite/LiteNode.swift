@@ -53,6 +53,8 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     let failures = Atomic<Int>(0)
     /// How many responses wait for room in a send queue.
     let unsent = Atomic<Int>(0)
+    /// How many calls were given up by their callers and wait for their response; -1 for a moment while one comes.
+    let orphans = Atomic<Int>(0)
     let isStopping = Atomic<Bool>(false)
     let pollerThread = Atomic<Int32>(0)
     let workers: WorkerPool<Job>

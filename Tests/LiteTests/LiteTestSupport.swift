@@ -74,14 +74,6 @@ func openDescriptors() -> Int {
     return count
 }
 
-func openThreads() -> Int {
-    guard let directory = opendir("/proc/self/task") else { return -1 }
-    defer { closedir(directory) }
-    var count = 0
-    while readdir(directory) != nil { count += 1 }
-    return count
-}
-
 extension LiteNode {
     /// Offers the functions of these tests.
     func registerTestFunctions(gate: Gate = Gate()) {
@@ -133,29 +125,3 @@ extension LiteNode {
     }
 }
 
-/// A started node over the device that a rack uses.
-func makeNode(
-    _ name: String = "node", poolBytes: Int = 1 << 20, gate: Gate = Gate(),
-    lost: (@Sendable (LitePeer) -> Void)? = nil, _ change: (inout LiteConfiguration) -> Void = { _ in }
-) throws -> RackNode {
-    var configuration = LiteConfiguration(name: name, listen: anyPort, poolBytes: poolBytes)
-    change(&configuration)
-    let node = try RackNode(device: SoftDevice(), configuration: configuration)
-    node.registerTestFunctions(gate: gate)
-    if let lost { node.onPeerLost(lost) }
-    try node.start()
-    return node
-}
-
-/// The same over a link that the test holds.
-func makeLoopNode(
-    _ network: LoopNetwork, _ name: String = "node", poolBytes: Int = 1 << 20, gate: Gate = Gate(),
-    _ change: (inout LiteConfiguration) -> Void = { _ in }
-) throws -> LiteNode<LoopDevice> {
-    var configuration = LiteConfiguration(name: name, listen: anyPort, poolBytes: poolBytes)
-    change(&configuration)
-    let node = try LiteNode(device: LoopDevice(network), configuration: configuration)
-    node.registerTestFunctions(gate: gate)
-    try node.start()
-    return node
-}

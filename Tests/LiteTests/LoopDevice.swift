@@ -75,15 +75,16 @@ final class LoopRegion: MemoryRegion, @unchecked Sendable {
     var remoteAddress: UInt64 { UInt64(UInt(bitPattern: base)) }
 
     init(bytes: Int, access: RemoteAccess, network: LoopNetwork) {
-        base = .allocate(byteCount: bytes, alignment: 4096)
-        base.initializeMemory(as: UInt8.self, repeating: 0, count: bytes)
+        // Only what is touched takes memory, as with a real device.
+        base = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        precondition(base != MAP_FAILED, "no memory for a test region")
         count = bytes
         self.access = access
         self.network = network
         remoteKey = network.lock.withLock { _ in network.number() }
         network.lock.withLock { _ in network.regions[remoteKey] = self }
     }
-    deinit { base.deallocate() }
+    deinit { munmap(base, count) }
     func deregister() { network.lock.withLock { _ in network.regions[remoteKey] = nil } }
     func contains(_ address: UInt64, _ bytes: UInt64) -> Bool {
         address >= remoteAddress && bytes <= UInt64(count) && address - remoteAddress <= UInt64(count) - bytes
@@ -125,7 +126,7 @@ final class LoopPair: QueuePair, @unchecked Sendable {
     // Protected by the network's lock.
     fileprivate var other: LoopPair?
     private var receives: [UInt64] = []
-    private var isBroken = false
+    fileprivate var isBroken = false
 
     fileprivate init(_ network: LoopNetwork, send: LoopQueue, receive: LoopQueue, _ parameters: QueuePairParameters) {
         self.network = network
@@ -334,6 +335,7 @@ final class LoopDevice: RDMADevice, @unchecked Sendable {
         try prepare(pair)
         let request = LoopRequest(pair, privateData: privateData)
         let target = network.lock.withLock { _ in
+            pairs.removeAll { $0.isBroken }
             pairs.append(pair)
             let target = network.device(address.port)
             target?.requests.append(request)
