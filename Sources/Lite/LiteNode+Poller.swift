@@ -253,6 +253,8 @@ extension LiteNode {
         _ = unsent.subtract(unsentHere, ordering: .sequentiallyConsistent)
         if let lostPeer { unreported.append(lostPeer) }
         link.releaseIfIdle()
+        // Only now may another link take the number: the table's entry is out.
+        membership.withLock { $0.links[link.index] = nil }
         announceChange()
     }
 }

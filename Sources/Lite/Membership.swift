@@ -57,9 +57,8 @@ struct Membership<Device: RDMADevice>: ~Copyable {
         halfOpen.removeAll { $0.link === link }
     }
 
-    /// Takes a lost link out. Answers whether it was the connection to its peer.
+    /// Takes a lost link out, but for its number. Answers whether it was the connection to its peer.
     mutating func remove(_ link: Link<Device>) -> Bool {
-        links[link.index] = nil
         halfOpen.removeAll { $0.link === link }
         let node = link.remoteNode
         if joining[node] === link { joining[node] = nil }

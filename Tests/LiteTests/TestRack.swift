@@ -10,7 +10,7 @@ enum DeviceKind: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case loop
     case sharedMemory
     case tcp
-    static let available: [DeviceKind] = [.loop]
+    static let available: [DeviceKind] = [.loop, .sharedMemory]
     var testDescription: String { rawValue }
 }
 
