@@ -39,10 +39,15 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     /// Whether this node connected; else the peer did. Decides which queue pairs carry whose calls.
     let isInitiator: Bool
     let layout: MessageLayout
-    /// Where peers write requests and responses.
-    let inbox: Device.Region
+    /// Where the peer writes requests and responses.
+    let inbox: UnsafeMutableRawPointer
+    let inboxAddress: UInt64
+    let inboxKey: UInt32
     /// Where requests and responses are composed, and where atomics put their results. Closed to peers.
-    let outbox: Device.Region
+    let outbox: UnsafeMutableRawPointer
+    let outboxKey: UInt32
+    /// The memory of the two, until it is given back: whoever keeps a `LitePeer` keeps no memory.
+    private var regions: (inbox: Device.Region, outbox: Device.Region)?
 
     let calls: SlotSet
     let callWaiters: UnsafeMutablePointer<Waiter>
@@ -98,8 +103,14 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
         self.generation = generation
         self.isInitiator = isInitiator
         layout = MessageLayout(calls: configuration.callsPerPeer_max, messageBytes: configuration.messageBytes_max)
-        inbox = try device.allocate(bytes: layout.bytes, access: .write)
-        outbox = try device.allocate(bytes: layout.bytes + Self.transfers_max * 8, access: [])
+        let inboxRegion = try device.allocate(bytes: layout.bytes, access: .write)
+        let outboxRegion = try device.allocate(bytes: layout.bytes + Self.transfers_max * 8, access: [])
+        inbox = inboxRegion.base
+        inboxAddress = inboxRegion.remoteAddress
+        inboxKey = inboxRegion.remoteKey
+        outbox = outboxRegion.base
+        outboxKey = outboxRegion.localKey
+        regions = (inboxRegion, outboxRegion)
         pairCount = configuration.queuePairsPerPeer
         ports = .allocate(capacity: LiteLimit.queuePairs.upperBound)
         ports.initialize(repeating: nil, count: LiteLimit.queuePairs.upperBound)
@@ -232,8 +243,9 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
         guard lego_atomic_load_u32(servingCount) == 0, calls.isIdle, transfers.isIdle else { return }
         if released.exchange(true, ordering: .acquiringAndReleasing) { return }
         for pair in 0..<LiteLimit.queuePairs.upperBound { ports[pair] = nil }
-        inbox.deregister()
-        outbox.deregister()
+        regions?.inbox.deregister()
+        regions?.outbox.deregister()
+        regions = nil
     }
 
     var isReleased: Bool { released.load(ordering: .acquiring) }

@@ -70,7 +70,7 @@ extension LiteNode {
         let count = Int(waiter.pointee.count)
         if count > response.count { return CallResult(status: .tooLarge) }
         if count > 0 {
-            let body = link.inbox.base + (link.layout.responseOffset(slot) + MessageHeader.encodedSize)
+            let body = link.inbox + (link.layout.responseOffset(slot) + MessageHeader.encodedSize)
             response.baseAddress!.copyMemory(from: body, byteCount: count)
         }
         return CallResult(status: Status(rawValue: waiter.pointee.status), count: count)
@@ -82,7 +82,7 @@ extension LiteNode {
         _ link: Link<Device>, _ slot: Int, _ function: UInt16, _ request: UnsafeRawBufferPointer, _ call: UInt64
     ) -> Bool {
         guard let port = link.ports[link.requestPair(slot)] else { return true }
-        let message = link.outbox.base + link.layout.requestOffset(slot)
+        let message = link.outbox + link.layout.requestOffset(slot)
         MessageHeader(count: request.count, word: UInt32(function), call: call).store(at: message)
         if request.count > 0 {
             (message + MessageHeader.encodedSize).copyMemory(from: request.baseAddress!, byteCount: request.count)
@@ -90,7 +90,7 @@ extension LiteNode {
         port.gate.lock.lock()
         defer { port.gate.lock.unlock() }
         port.elements[0] = ScatterElement(
-            address: message, count: MessageHeader.encodedSize + request.count, localKey: link.outbox.localKey)
+            address: message, count: MessageHeader.encodedSize + request.count, localKey: link.outboxKey)
         var work = WorkRequest(.writeWithImmediate, local: UnsafeBufferPointer(start: port.elements, count: 1))
         work.remoteAddress = link.remoteRequest(slot)
         work.remoteKey = link.remoteMessageKey
@@ -115,7 +115,7 @@ extension LiteNode {
             port.pair.postReceive(id: completion.id, local: UnsafeBufferPointer(start: nil, count: 0)),
             immediate.isResponse, slot < link.callLimit, completion.count >= MessageHeader.encodedSize
         else { return fail(link) }
-        let header = MessageHeader(at: link.inbox.base + link.layout.responseOffset(slot))
+        let header = MessageHeader(at: link.inbox + link.layout.responseOffset(slot))
         let waiter = link.callWaiters + slot
         let state = waiter.state
         guard Int(header.count) == Int(completion.count) - MessageHeader.encodedSize,

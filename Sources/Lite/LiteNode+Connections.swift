@@ -283,7 +283,7 @@ extension LiteNode {
         Greeting(
             index: pair, pairs: pairs ?? link.pairCount, node: id, poolAddress: poolRegion.remoteAddress,
             poolBytes: configuration.poolBytes, poolKey: poolRegion.remoteKey, poolAccess: configuration.poolAccess,
-            messageAddress: link.inbox.remoteAddress, messageKey: link.inbox.remoteKey, layout: link.layout)
+            messageAddress: link.inboxAddress, messageKey: link.inboxKey, layout: link.layout)
     }
 
     /// Adds a queue pair to its link and posts its receives, before the other side can send.

@@ -148,8 +148,8 @@ extension LiteNode {
     private func handle(_ request: IncomingRequest, of peer: LitePeer, _ link: Link<Device>) -> CallResult {
         let place = request.place
         let room = min(functions.entries[place].responseBytes_max, link.messageLimit)
-        let body = link.inbox.base + (link.layout.requestOffset(request.slot) + MessageHeader.encodedSize)
-        let answer = link.outbox.base + (link.layout.responseOffset(request.slot) + MessageHeader.encodedSize)
+        let body = link.inbox + (link.layout.requestOffset(request.slot) + MessageHeader.encodedSize)
+        let answer = link.outbox + (link.layout.responseOffset(request.slot) + MessageHeader.encodedSize)
         let result = functions.entries[place].handler(
             peer, UnsafeRawBufferPointer(start: body, count: request.count),
             UnsafeMutableRawBufferPointer(start: answer, count: room))
@@ -165,7 +165,7 @@ extension LiteNode {
         let slot = request.slot
         let header = MessageHeader(
             count: result.count, word: UInt32(bitPattern: result.status.rawValue), call: request.call)
-        header.store(at: link.outbox.base + link.layout.responseOffset(slot))
+        header.store(at: link.outbox + link.layout.responseOffset(slot))
         // The peer may use the slot again as soon as it has the response.
         lego_atomic_store_u32(link.serving + slot, 0)
         if postResponse(link, slot: slot, count: result.count) || link.isLost { return }
@@ -182,8 +182,8 @@ extension LiteNode {
         port.gate.lock.lock()
         defer { port.gate.lock.unlock() }
         port.elements[0] = ScatterElement(
-            address: link.outbox.base + link.layout.responseOffset(slot), count: MessageHeader.encodedSize + count,
-            localKey: link.outbox.localKey)
+            address: link.outbox + link.layout.responseOffset(slot), count: MessageHeader.encodedSize + count,
+            localKey: link.outboxKey)
         var work = WorkRequest(.writeWithImmediate, local: UnsafeBufferPointer(start: port.elements, count: 1))
         work.remoteAddress = link.remoteResponse(slot)
         work.remoteKey = link.remoteMessageKey
@@ -276,7 +276,7 @@ struct IncomingRequest {
         guard !immediate.isResponse, slot < link.callLimit, completion.count >= MessageHeader.encodedSize else {
             return nil
         }
-        let header = MessageHeader(at: link.inbox.base + link.layout.requestOffset(slot))
+        let header = MessageHeader(at: link.inbox + link.layout.requestOffset(slot))
         guard Int(header.count) == Int(completion.count) - MessageHeader.encodedSize,
             Int(header.count) <= link.messageLimit, lego_atomic_exchange_u32(link.serving + slot, 1) == 0
         else { return nil }

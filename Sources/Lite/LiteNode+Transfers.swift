@@ -165,11 +165,11 @@ extension LiteNode {
             link.giveTransfer(slot)
             return .peerLost
         }
-        let result = link.outbox.base + (link.layout.bytes + slot * 8)
+        let result = link.outbox + (link.layout.bytes + slot * 8)
         port.gate.lock.lock()
         link.transferWaiters[slot].count = 1
         while true {
-            port.elements[0] = ScatterElement(address: result, count: 8, localKey: link.outbox.localKey)
+            port.elements[0] = ScatterElement(address: result, count: 8, localKey: link.outboxKey)
             var work = WorkRequest(opcode, local: UnsafeBufferPointer(start: port.elements, count: 1))
             work.remoteAddress = link.remotePoolAddress &+ remoteOffset
             work.remoteKey = link.remotePoolKey

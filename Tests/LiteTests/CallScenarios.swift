@@ -8,7 +8,9 @@ import Wire
 @testable import Lite
 
 /// Bytes that differ from call to call.
-func pattern(_ seed: Int, _ count: Int) -> [UInt8] { (0..<count).map { UInt8(truncatingIfNeeded: seed &* 31 &+ $0 &* 7) } }
+func pattern(_ seed: Int, _ count: Int) -> [UInt8] {
+    (0..<count).map { UInt8(truncatingIfNeeded: seed &* 31 &+ $0 &* 7) }
+}
 
 struct EchoOfEverySize: LiteScenario {
     func run<Device: RDMADevice>(_ rack: TestRack<Device>) throws {

@@ -124,4 +124,3 @@ extension LiteNode {
         Transfer(local: pool.baseAddress! + local, remoteOffset: remote, count: count)
     }
 }
-

@@ -37,7 +37,8 @@ struct RandomTransfers: LiteScenario {
                 let length = Int.random(in: 0...min(stripe, round % 3 == 0 ? 5000 : stripe), using: &random)
                 let target = number * stripe + Int.random(in: 0...(stripe - length), using: &random)
                 let source = Int.random(in: 0...(bytes - length), using: &random)
-                pieces.append(reads ? a.piece(at: target, UInt64(source), length) : a.piece(at: source, UInt64(target), length))
+                pieces.append(
+                    reads ? a.piece(at: target, UInt64(source), length) : a.piece(at: source, UInt64(target), length))
                 if reads {
                     here.replaceSubrange(target..<target + length, with: there[source..<source + length])
                 } else {
@@ -63,7 +64,8 @@ struct TransferBounds: LiteScenario {
             a.piece(at: 0, 4096, 1), a.piece(at: 0, 4095, 2), a.piece(at: 0, 1, 4096), a.piece(at: 0, .max, 1),
             a.piece(at: 0, .max - 7, 8), a.piece(at: 0, 0, 4097), a.piece(at: 8192, 0, 1), a.piece(at: 8191, 0, 2),
             Transfer(local: base - 1, remoteOffset: 0, count: 1), Transfer(local: base, remoteOffset: 0, count: -1),
-            Transfer(local: base, remoteOffset: 0, count: .max), Transfer(local: base + 1, remoteOffset: 1, count: .min),
+            Transfer(local: base, remoteOffset: 0, count: .max),
+            Transfer(local: base + 1, remoteOffset: 1, count: .min),
         ]
         a.pool[4000] = 1
         for piece in outside {
