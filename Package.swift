@@ -104,7 +104,7 @@ let package = Package(
         .executableTarget(
             name: "lego-storage", dependencies: ["StorageService"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "lego-processor", dependencies: ["ProcessorService"] + frame, swiftSettings: strict),
+            name: "lego-processor", dependencies: ["ProcessorService", "StorageMount"] + frame, swiftSettings: strict),
         .executableTarget(
             name: "lego-manager", dependencies: ["ManagerService"] + frame, swiftSettings: strict),
         .executableTarget(

@@ -54,8 +54,10 @@ public final class ComponentFrame: Sendable {
     public static let submissionBytes_max = 256 << 10
 
     /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager is told.
-    /// At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed.
+    /// At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed. A component that is not
+    /// ready when it is registered reports its readiness itself.
     public func run(
+        announcesReadiness: Bool = true,
         peerLost: @escaping @Sendable (LitePeer) -> Void = { _ in },
         leave: @escaping @Sendable () -> Void = {},
         stop: @escaping @Sendable () -> Void = {},
@@ -74,7 +76,7 @@ public final class ComponentFrame: Sendable {
         }
         do {
             try node.start()
-            let link = try makeLink(try start())
+            let link = try makeLink(try start(), announcesReadiness)
             manager.fulfill(link)
             try link.start()
             return RunningComponent(node: node, link: link, leave: leave, stop: stop)
@@ -86,14 +88,16 @@ public final class ComponentFrame: Sendable {
         }
     }
 
-    private func makeLink(_ hooks: ComponentHooks) throws -> ManagerLink {
+    private func makeLink(_ hooks: ComponentHooks, _ announcesReadiness: Bool) throws -> ManagerLink {
         var hooks = hooks
         let registered = hooks.registered
         let readiness = context.readiness
         let address = node.address.description
         hooks.registered = { name, manager in
             registered(name, manager)
-            readiness.report(.ready(name: name, liteAddress: address, apiAddress: ""))
+            if announcesReadiness {
+                readiness.report(.ready(name: name, liteAddress: address, apiAddress: ""))
+            }
         }
         let context = context
         return try ManagerLink(
