@@ -67,14 +67,17 @@ final class ProcessorComponent: Sendable {
 
     private static func makeDirectories(state: String, tree: String) throws {
         for path in [state, tree] where mkdir(path, 0o755) < 0 && errno != EEXIST {
-            throw DaemonError("cannot make the directory \(path): \(KernelError.text(errno)); name another with --state")
+            throw DaemonError(
+                "cannot make the directory \(path): \(KernelError.text(errno)); name another with --state")
         }
     }
 
     /// Asks the manager where memory shall live. While it is away, the program waits.
-    private static func place(_ manager: ManagerLinkPromise) -> @Sendable (ProgramID, [NodeID]) -> (
-        Status, ManagerProcessorPlace?
-    ) {
+    private static func place(_ manager: ManagerLinkPromise)
+        -> @Sendable (ProgramID, [NodeID]) -> (
+            Status, ManagerProcessorPlace?
+        )
+    {
         { program, excluded in
             guard let link = manager.link else { return (.busy, nil) }
             let result = link.call(
