@@ -90,11 +90,12 @@ final class CaptureRack: Sendable {
         if made < 0 { throw KernelError("socketpair") }
         let socket = Descriptor(taking: pair.0)
         let theirs = Descriptor(taking: pair.1)
-        let outputFile = try output.map { path throws(KernelError) in
-            let raw = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
-            if raw < 0 { throw KernelError("open") }
-            return Descriptor(taking: raw)
-        } ?? Descriptor(checking: "memfd_create", lego_memfd_create("output", 0))
+        let outputFile =
+            try output.map { path throws(KernelError) in
+                let raw = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+                if raw < 0 { throw KernelError("open") }
+                return Descriptor(taking: raw)
+            } ?? Descriptor(checking: "memfd_create", lego_memfd_create("output", 0))
         let child = try spawn([launcher, "\(seconds)"] + arguments, socket: theirs.raw, output: outputFile.raw)
         _ = consume theirs
         let filter = SystemCallFilter.bytes()

@@ -36,6 +36,8 @@ final class AddressSpace {
     var deferred: [lego_uffd_message] = []
     /// The kernel says that it is gone.
     var isDead = false
+    /// The eviction that looks for a page now found none here.
+    var isStuck = false
     /// An injection is under way: no eviction here until it ends.
     var isInjecting = false
 

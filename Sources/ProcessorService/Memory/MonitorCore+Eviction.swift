@@ -22,11 +22,12 @@ extension MonitorCore {
     /// Evicts up to `count` pages from the address space whose oldest page is the oldest. Answers whether any page left.
     func evictOldest(_ count: Int) -> Bool {
         if isAgentBusy || hasFailed { return false }
+        for space in spaces { space?.isStuck = false }
         while let space = oldest() {
             let before = resident
             evict(space, count)
             if resident < before { return true }
-            if space.agent != nil && !space.isDead { return false }
+            space.isStuck = true
         }
         return evictByForce(count)
     }
@@ -36,7 +37,9 @@ extension MonitorCore {
         var best: AddressSpace?
         var bestAge: UInt64 = 0
         for space in spaces {
-            guard let space, space.agent != nil, space.resident > 0, !space.isInjecting else { continue }
+            guard let space, space.agent != nil, space.resident > 0, !space.isInjecting, !space.isStuck else {
+                continue
+            }
             let age = space.queue.age(now: arrivals >> 6) + 1
             if age > bestAge { (best, bestAge) = (space, age) }
         }
