@@ -125,7 +125,7 @@ let package = Package(
             name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),
         .testTarget(
             name: "ProcessorTests",
-            dependencies: ["ProcessorService", "Fabric", "Lite", "Kernel", "Wire", "CLinux", log],
+            dependencies: ["ProcessorService", "MemoryService", "Fabric", "Lite", "Kernel", "Wire", "CLinux", log],
             exclude: ["Programs"], swiftSettings: strict),
         .testTarget(
             name: "ManagerTests", dependencies: ["ManagerService", "MemoryService", "ManagementAPI", "Lite"],

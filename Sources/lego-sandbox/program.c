@@ -38,7 +38,8 @@ static void take_streams(const struct start *start, int inner) {
 }
 
 static void set_limits(int inner) {
-  struct rlimit core = {0, 0}, files;
+  // No core files: they would be made of pages that are not here. 1 and not 0, which does not keep a core from a handler (core(5)).
+  struct rlimit core = {1, 1}, files;
   if (setrlimit(RLIMIT_CORE, &core) < 0 || getrlimit(RLIMIT_NOFILE, &files) < 0)
     fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "setrlimit");
   if (files.rlim_cur > OPEN_FILES) files.rlim_cur = OPEN_FILES;

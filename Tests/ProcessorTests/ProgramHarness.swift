@@ -129,15 +129,17 @@ final class AttachTestClient {
     }
 
     private let socket: Descriptor
-    private let deadline = Deadline.after(.seconds(30))
+    private let deadline: Deadline
     private var buffer: [UInt8] = []
     /// Bytes of input that may be sent.
     private(set) var credit = AttachFrame.inputCredit_bytes
 
     /// Connects; sends `hello` unless the program is nil.
     init(
-        _ address: String, program: UInt64?, token: [UInt8] = ProgramHarness.token, mode: AttachMode = .streams
+        _ address: String, program: UInt64?, token: [UInt8] = ProgramHarness.token, mode: AttachMode = .streams,
+        limit: Duration = .seconds(30)
     ) throws {
+        deadline = .after(limit)
         let raw = Glibc.socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
         if raw < 0 { throw KernelError("socket") }
         socket = Descriptor(taking: raw)

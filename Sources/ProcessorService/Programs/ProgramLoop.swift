@@ -11,7 +11,10 @@ struct ProgramLoop: ~Copyable {
     static let hangupLimit = Duration.seconds(2)
     /// How long a program may go on after SIGTERM when the processor is shut down, before SIGKILL.
     static let shutdownLimit = Duration.seconds(1)
-    /// How long the end of a killed program may take before its guardian is killed, too.
+    /// How long the end of a killed program may take before its memory engine lets go of it: a process that the engine traces is
+    /// not gone before its tracer is.
+    static let traceLimit = Duration.seconds(1)
+    /// How long it may take from then on before its guardian is killed, too.
     static let killLimit = Duration.seconds(10)
     /// How long the client is kept waiting for its `exit` frame so that the manager learns of the end first.
     static let reportLimit = Duration.seconds(1)
@@ -37,6 +40,7 @@ struct ProgramLoop: ~Copyable {
     /// The cause that this thread has acted upon.
     private var cause: EndCause?
     private var isKilled = false
+    private var isMemoryStopped = false
     /// The manager knows of the end, or has been waited for long enough.
     private var isReportSettled = false
     private var isExitQueued = false
@@ -193,7 +197,13 @@ struct ProgramLoop: ~Copyable {
         if isKilled { return }
         isKilled = true
         life.sandbox.kill()
-        deadline = .after(Self.killLimit)
+        deadline = .after(Self.traceLimit)
+    }
+
+    private mutating func stopMemory() {
+        if isMemoryStopped { return }
+        isMemoryStopped = true
+        life.memory.stop()
     }
 
     private mutating func passDeadline() {
@@ -204,6 +214,11 @@ struct ProgramLoop: ~Copyable {
             act(on: .refused("nobody attached to the program's streams within \(seconds) s"))
         case .waiting, .running:
             if !isKilled { return kill() }
+            if !isMemoryStopped {
+                stopMemory()
+                deadline = .after(Self.killLimit)
+                return
+            }
             // The guardian could not: some process is in a wait that the kernel does not interrupt. It dies when that ends.
             logger.error("program does not end", metadata: ["program": "\(program.id)"])
             ended(.guardianLost)
@@ -216,7 +231,7 @@ struct ProgramLoop: ~Copyable {
     /// The last process of the program is gone.
     private mutating func ended(_ end: Sandbox.End) {
         life.sandbox.reap()
-        life.memory.stop()
+        stopMemory()
         // More than a pipe holds can only come from outside, where the program passed it on.
         for _ in 0..<Self.pipeReads_max where log.serve() {}
         if let failure = log.failure {
