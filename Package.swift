@@ -79,7 +79,7 @@ let package = Package(
         .target(
             name: "MemoryService", dependencies: ["Lite", "Kernel", "Wire", log, metrics], swiftSettings: strict),
         .target(
-            name: "StorageService", dependencies: ["Lite", "Kernel", "Wire", "CLinux", log],
+            name: "StorageService", dependencies: ["Lite", "Kernel", "Wire", "CLinux", log, system],
             swiftSettings: strict),
         .target(
             name: "StorageMount", dependencies: ["Lite", "Kernel", "Wire", "CFuse", "CLinux", log],
@@ -122,7 +122,9 @@ let package = Package(
             name: "LiteTests", dependencies: ["Lite", "Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
         .testTarget(name: "MemoryTests", dependencies: ["MemoryService", "Lite"], swiftSettings: strict),
         .testTarget(
-            name: "StorageTests", dependencies: ["StorageService", "StorageMount", "Lite"], swiftSettings: strict),
+            name: "StorageTests",
+            dependencies: ["StorageService", "StorageMount", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log],
+            exclude: ["Scripts"], swiftSettings: strict),
         .testTarget(
             name: "ProcessorTests",
             dependencies: ["ProcessorService", "MemoryService", "Fabric", "Lite", "Kernel", "Wire", "CLinux", log],
