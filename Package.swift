@@ -116,6 +116,10 @@ let package = Package(
             name: "lego-bench-storage",
             dependencies: ["StorageService", "StorageMount", "Lite", "Kernel", log], swiftSettings: strict),
 
+        // Latency of Lite beside that of the bare device; needs nothing but the fabric.
+        .executableTarget(
+            name: "lego-bench-fabric", dependencies: ["Lite", "Fabric", "Kernel", "Wire"], swiftSettings: strict),
+
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel"], swiftSettings: strict),
         .testTarget(

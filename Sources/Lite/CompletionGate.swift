@@ -11,6 +11,7 @@ import Kernel
 final class CompletionGate<Queue: CompletionQueue>: @unchecked Sendable {
     let queue: Queue
     let lock = AdaptiveLock()
+    private let gauge = SpinGauge()
     /// Ends the sentinel's sleep without a completion, when its peer is lost. One event descriptor per node, so optional.
     private let kick: KickDescriptor?
 
@@ -61,20 +62,22 @@ final class CompletionGate<Queue: CompletionQueue>: @unchecked Sendable {
         _ handle: (WorkCompletion) -> Void
     ) -> Bool {
         if waiter.isOver { return true }
-        if spin_ns > 0 {
+        if spin_ns > 0, gauge.shouldSpin() {
             let limit = monotonicNanoseconds() &+ spin_ns
-            var turn = 0
             repeat {
                 for _ in 0..<16 {
                     if lock.tryLock() {
                         drainLocked(handle)
                         lock.unlock()
                     }
-                    if waiter.isOver { return true }
+                    if waiter.isOver {
+                        gauge.succeed()
+                        return true
+                    }
                     lego_spin_pause()
                 }
-                turn += 1
             } while monotonicNanoseconds() < limit
+            gauge.fail()
         }
         return sleep(for: waiter, until: deadline, abandoning: abandoning, handle)
     }

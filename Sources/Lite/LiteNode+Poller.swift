@@ -28,15 +28,19 @@ extension LiteNode {
     /// Serves requests until none has come for the configured time.
     @specialized(where Device == SoftDevice)
     func spinForRequests(_ batch: UnsafeMutableBufferPointer<WorkCompletion>) {
-        if !drainRequests(batch) { return }
+        if !drainRequests(batch) || spin_ns == 0 || !gauge.shouldSpin() { return }
         var limit = monotonicNanoseconds() &+ spin_ns
         repeat {
             for _ in 0..<16 {
-                if drainRequests(batch) { limit = monotonicNanoseconds() &+ spin_ns }
+                if drainRequests(batch) {
+                    gauge.succeed()
+                    limit = monotonicNanoseconds() &+ spin_ns
+                }
                 lego_spin_pause()
             }
             if failures.load(ordering: .relaxed) != 0 || unsent.load(ordering: .relaxed) != 0 { return }
         } while monotonicNanoseconds() < limit
+        gauge.fail()
     }
 
     @inline(__always)

@@ -56,6 +56,8 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     /// How many calls were given up by their callers and wait for their response; -1 for a moment while one comes.
     let orphans = Atomic<Int>(0)
     let isStopping = Atomic<Bool>(false)
+    /// Whether the poller should spin after a request.
+    let gauge = SpinGauge()
     let pollerThread = Atomic<Int32>(0)
     let workers: WorkerPool<Job>
     let events: WorkerPool<LitePeer>
