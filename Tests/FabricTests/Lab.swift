@@ -61,6 +61,20 @@ final class Side<Device: RDMADevice>: @unchecked Sendable {
         (region.remoteKey, region.remoteAddress + UInt64(offset))
     }
 
+    /// Fills `count` bytes from `offset` with a pattern of `seed`.
+    func fill(_ offset: Int, _ count: Int, seed: Int) {
+        var word = UInt64(truncatingIfNeeded: seed) &* 0x9e37_79b9_7f4a_7c15 | 1
+        var index = offset
+        while index < offset + count {
+            word ^= word << 13
+            word ^= word >> 7
+            word ^= word << 17
+            let piece = min(8, offset + count - index)
+            withUnsafeBytes(of: &word) { (region.base + index).copyMemory(from: $0.baseAddress!, byteCount: piece) }
+            index += piece
+        }
+    }
+
     /// Waits for the next completion, as a daemon does: polls, arms, polls once more, sleeps.
     func next() throws -> WorkCompletion {
         let deadline = Deadline.after(labTimeout)
@@ -73,6 +87,16 @@ final class Side<Device: RDMADevice>: @unchecked Sendable {
             queue.acknowledge()
             if deadline.hasPassed { throw LabError("no completion within \(labTimeout)") }
         }
+    }
+
+    /// The next completion, which must have this status.
+    @discardableResult
+    func expectNext(
+        _ status: WorkStatus, _ kind: WorkCompletion.Kind? = nil, sourceLocation: SourceLocation = #_sourceLocation
+    ) throws -> WorkCompletion {
+        let completion = if let kind { try next(kind) } else { try next() }
+        #expect(completion.status == status, "\(completion)", sourceLocation: sourceLocation)
+        return completion
     }
 
     /// The next completion if there is one.
@@ -95,52 +119,69 @@ final class Side<Device: RDMADevice>: @unchecked Sendable {
     }
 }
 
+/// How a check gets devices of the kind that it runs on.
+struct Bench<Device: RDMADevice>: Sendable {
+    let make: @Sendable () throws -> Device
+    /// Where the devices listen.
+    let host: String
+
+    /// Two devices and a connection; closed afterwards.
+    func withLab<Value>(
+        bytes: Int = 1 << 20, parameters: QueuePairParameters = QueuePairParameters(), capacity: Int? = nil,
+        rightAccess: RemoteAccess = .all, _ body: (Lab<Device>) throws -> Value
+    ) throws -> Value {
+        let left = try make()
+        defer { left.close() }
+        let right = try make()
+        defer { right.close() }
+        let address = try right.listen(on: FabricAddress(host: host, port: 0))
+        let plan = Plan(bytes: bytes, parameters: parameters, capacity: capacity, rightAccess: rightAccess)
+        let lab = Lab(address: address, sides: try connectSides(left, right, address, plan), plan: plan)
+        return try body(lab)
+    }
+}
+
+/// The sizes of a connection.
+struct Plan: Sendable {
+    var bytes = 4096
+    var parameters = QueuePairParameters()
+    /// Of each completion queue; nil: enough for all that can be posted.
+    var capacity: Int?
+    var rightAccess = RemoteAccess.all
+}
+
 /// Two connected sides on two devices of this process.
 final class Lab<Device: RDMADevice>: @unchecked Sendable {
-    let make: () throws -> Device
     let left: Side<Device>
     let right: Side<Device>
     let address: FabricAddress
+    let plan: Plan
 
-    init(
-        bytes: Int = 1 << 20, parameters: QueuePairParameters = QueuePairParameters(), rightAccess: RemoteAccess = .all,
-        receives: Int = 0, host: String, make: @escaping () throws -> Device
-    ) throws {
-        self.make = make
-        let leftDevice = try make()
-        let rightDevice = try make()
-        address = try rightDevice.listen(on: FabricAddress(host: host, port: 0))
-        (left, right) = try connectSides(
-            leftDevice, rightDevice, address, bytes: bytes, parameters: parameters, rightAccess: rightAccess)
-    }
-
-    deinit {
-        left.device.close()
-        right.device.close()
+    init(address: FabricAddress, sides: (Side<Device>, Side<Device>), plan: Plan) {
+        self.address = address
+        (left, right) = sides
+        self.plan = plan
     }
 
     /// Another connection between the same devices.
-    func connectAgain(bytes: Int = 4096, parameters: QueuePairParameters = QueuePairParameters()) throws -> (
-        Side<Device>, Side<Device>
-    ) {
-        try connectSides(
-            left.device, right.device, address, bytes: bytes, parameters: parameters, rightAccess: .all)
+    func connectAgain() throws -> (Side<Device>, Side<Device>) {
+        try connectSides(left.device, right.device, address, plan)
     }
 }
 
 /// Connects `left` to the listening `right`, each with a region and a queue of its own.
 func connectSides<Device: RDMADevice>(
-    _ left: Device, _ right: Device, _ address: FabricAddress, bytes: Int, parameters: QueuePairParameters,
-    rightAccess: RemoteAccess
+    _ left: Device, _ right: Device, _ address: FabricAddress, _ plan: Plan
 ) throws -> (Side<Device>, Side<Device>) {
-    let capacity = parameters.sendRequests_max + parameters.receiveRequests_max
+    let parameters = plan.parameters
+    let capacity = plan.capacity ?? parameters.sendRequests_max + parameters.receiveRequests_max
     let accepted = Mutex<Result<Side<Device>, any Error>?>(nil)
     let acceptor = try KernelThread(name: "acceptor") {
         let result = Result<Side<Device>, any Error> {
             guard let request = try right.nextRequest(until: .after(labTimeout)) else { throw LabError("no request") }
             guard request.privateData == [1, 2, 3] else { throw LabError("private data differs") }
             let queue = try right.makeCompletionQueue(capacity: capacity)
-            let region = try right.allocate(bytes: bytes, access: rightAccess)
+            let region = try right.allocate(bytes: plan.bytes, access: plan.rightAccess)
             let pair = try request.accept(
                 send: queue, receive: queue, parameters: parameters, privateData: [4, 5],
                 prepare: { (_: Device.Pair) throws(FabricError) in })
@@ -149,7 +190,7 @@ func connectSides<Device: RDMADevice>(
         accepted.withLock { $0 = result }
     }
     let queue = try left.makeCompletionQueue(capacity: capacity)
-    let region = try left.allocate(bytes: bytes, access: .all)
+    let region = try left.allocate(bytes: plan.bytes, access: .all)
     let result = Result {
         try left.connect(
             to: address, send: queue, receive: queue, parameters: parameters, privateData: [1, 2, 3],
@@ -160,4 +201,11 @@ func connectSides<Device: RDMADevice>(
     guard answer == [4, 5] else { throw LabError("the acceptor's private data differs") }
     guard let other = accepted.withLock({ $0 }) else { throw LabError("the acceptor did not finish") }
     return (Side(device: left, queue: queue, region: region, pair: pair), try other.get())
+}
+
+/// Whether two stretches of memory are equal.
+func areEqual<Device>(_ left: Side<Device>, _ leftOffset: Int, _ right: Side<Device>, _ rightOffset: Int, _ count: Int)
+    -> Bool
+{
+    memcmp(left.region.base + leftOffset, right.region.base + rightOffset, count) == 0
 }

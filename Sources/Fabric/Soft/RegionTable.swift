@@ -43,6 +43,18 @@ struct RegionTableView: @unchecked Sendable {
         return Self.covers(entry, address: address, count: count)
     }
 
+    /// Whether all elements of a local list lie in registered memory.
+    @inline(__always)
+    func allLocal(_ elements: UnsafeMutablePointer<ScatterElement>, _ count: Int) -> Bool {
+        for index in 0..<count where elements[index].count > 0 {
+            let address = UInt64(UInt(bitPattern: elements[index].address))
+            guard contains(elements[index].localKey, address: address, count: UInt64(elements[index].count)) else {
+                return false
+            }
+        }
+        return true
+    }
+
     @inline(__always)
     static func covers(_ entry: UnsafeMutableRawPointer, address: UInt64, count: UInt64) -> Bool {
         let base = entry.load(fromByteOffset: RegionEntry.base, as: UInt64.self)

@@ -16,7 +16,7 @@ final class SoftContext: @unchecked Sendable {
     private struct State {
         var regions: [UInt32: RegionRecord] = [:]
         /// Pairs from their connection until both ends have flushed.
-        var links: [UInt32: SharedLink] = [:]
+        var links: [UInt32: any PairLink] = [:]
         var peers: [InstanceID: WeakPeer] = [:]
         var nextNumber: UInt32 = 1
         var isClosed = false
@@ -75,7 +75,7 @@ final class SoftContext: @unchecked Sendable {
     }
 
     func deregister(_ key: UInt32) {
-        let links = state.withLock { state -> [SharedLink]? in
+        let links = state.withLock { state -> [any PairLink]? in
             // Refused under the lock: a second caller finds the record and waits as well.
             guard state.regions[key] != nil else { return nil }
             table.refuse(key)
@@ -100,6 +100,7 @@ final class SoftContext: @unchecked Sendable {
 
     // MARK: Pairs
 
+    /// A queue pair number: see `QueuePair.number`.
     func takeNumber() -> UInt32 {
         state.withLock { state in
             defer { state.nextNumber = state.nextNumber == .max ? 1 : state.nextNumber + 1 }
@@ -121,7 +122,7 @@ final class SoftContext: @unchecked Sendable {
     }
 
     /// Watches a connected pair. False when the device is closed.
-    func add(_ link: SharedLink) -> Bool {
+    func add(_ link: any PairLink) -> Bool {
         let isOpen = state.withLock { state in
             if state.isClosed { return false }
             state.links[link.pair.number] = link
@@ -136,7 +137,7 @@ final class SoftContext: @unchecked Sendable {
     }
 
     /// Both ends have flushed.
-    func forget(_ link: SharedLink) { state.withLock { _ = $0.links.removeValue(forKey: link.pair.number) } }
+    func forget(_ link: any PairLink) { state.withLock { _ = $0.links.removeValue(forKey: link.pair.number) } }
 
     /// Lets the device's thread look after its pairs and their deadlines.
     func wake() { loop.wake() }
@@ -154,7 +155,7 @@ final class SoftContext: @unchecked Sendable {
 
     /// Disconnects everything, and gives the peers a moment to end what they have under way.
     func close() {
-        let links = state.withLock { state -> [SharedLink] in
+        let links = state.withLock { state -> [any PairLink] in
             state.isClosed = true
             return Array(state.links.values)
         }

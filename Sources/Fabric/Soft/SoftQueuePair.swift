@@ -5,11 +5,17 @@ import Synchronization
 
 /// One end of a reliable connection of a `SoftDevice`.
 ///
-/// Two drivers carry its work on, each by one thread at a time: the send driver empties the send queue (the poster, a poll of
-/// the send completion queue, the device's thread), the receive driver matches arrivals with receives (a poll of the receive
-/// completion queue, the device's thread). The device keeps a pair until it has been disconnected and everything flushed.
+/// Drivers carry its work on, each by one thread at a time. Over shared memory the send driver empties the send queue (the
+/// poster, a poll of the send completion queue, the device's thread) and the receive driver matches arrivals with receives (a poll
+/// of the receive completion queue, the device's thread); over TCP one driver does both. The device keeps a pair until it has been
+/// disconnected and everything flushed.
 public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public typealias Region = SoftRegion
+
+    enum Transport {
+        case shared(SharedChannel)
+        case stream(StreamChannel)
+    }
 
     enum State: UInt32 {
         case connecting = 0
@@ -26,48 +32,43 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     let receiveQueue: ReceiveQueue
     let sendCompletions: SoftCompletionQueue
     let receiveCompletions: SoftCompletionQueue
-    let channel: SharedChannel
-    /// The Unix socket to the peer's device: region requests, and the notice of the peer's death. -1 before it is connected;
-    /// closed by `deinit`.
-    private(set) var control: Int32 = -1
+    let transport: Transport
 
-    private let state = Atomic<UInt32>(State.connecting.rawValue)
-    private let sendDriver = Driver()
-    private let receiveDriver = Driver()
+    let state = Atomic<UInt32>(State.connecting.rawValue)
     /// When the request at the head of the send queue gives up waiting for a receive; 0 when it does not wait. Monotonic ns.
     private let receiverDeadline = Atomic<UInt64>(0)
-    /// The last key that was asked for; the send driver's.
-    private var askedKey: UInt32 = 0
-    /// The peer broke the protocol, or a receive failed; the receive driver's.
-    private var isReceiveBroken = false
     /// True once the peer's stream has ended: it has flushed its side, or died, and no access of it is under way any more.
     let isPeerGone = Atomic<Bool>(false)
 
     init(
-        context: SoftContext, number: UInt32, channel: SharedChannel, send: SoftCompletionQueue,
-        receive: SoftCompletionQueue, parameters: QueuePairParameters
+        context: SoftContext, transport: Transport, send: SoftCompletionQueue, receive: SoftCompletionQueue,
+        parameters: QueuePairParameters
     ) {
         self.context = context
-        self.number = number
-        self.channel = channel
+        self.transport = transport
+        number = context.takeNumber()
         sendCompletions = send
         receiveCompletions = receive
         sendQueue = SendQueue(parameters)
         receiveQueue = ReceiveQueue(parameters)
     }
 
-    deinit { if control >= 0 { Glibc.close(control) } }
-
-    public var link: LinkKind { .sharedMemory }
-
-    public var isConnected: Bool {
-        state.load(ordering: .acquiring) == State.connected.rawValue && !channel.isClosedByPeer
+    public var link: LinkKind {
+        switch transport {
+        case .shared: .sharedMemory
+        case .stream: .tcp
+        }
     }
 
-    /// Cost over shared memory: the copy, and some 100 ns.
+    public var isConnected: Bool {
+        guard state.load(ordering: .acquiring) == State.connected.rawValue else { return false }
+        if case .shared(let channel) = transport { return !channel.isClosedByPeer }
+        return true
+    }
+
+    /// Cost over shared memory: the copy, and some 100 ns. Over TCP: a system call, unless another thread is sending.
     public func postSend(_ request: borrowing WorkRequest) -> Bool {
-        let now = state.load(ordering: .acquiring)
-        if now == State.connecting.rawValue { return false }
+        if state.load(ordering: .acquiring) == State.connecting.rawValue { return false }
         guard sendQueue.append(request) else { return false }
         driveSend()
         return true
@@ -75,8 +76,12 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
 
     public func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool {
         guard let (index, count) = receiveQueue.append(id: id, local: local) else { return false }
-        channel.announce(index, count: count)
-        if state.load(ordering: .acquiring) >= State.broken.rawValue { driveReceive() }
+        switch transport {
+        case .shared(let channel): channel.announce(index, count: count)
+        case .stream(let channel):
+            if state.load(ordering: .acquiring) == State.connected.rawValue { channel.announce(self) }
+        }
+        if isBroken { driveReceive() }
         return true
     }
 
@@ -84,13 +89,17 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
 
     // MARK: Life
 
-    /// Begins to work over `control`, the socket to the peer's device.
-    func join(control: consuming Descriptor) throws(FabricError) {
-        self.control = control.release()
+    /// Begins to work: the transport has all that it needs.
+    func join() throws(FabricError) {
         state.store(State.connected.rawValue, ordering: .sequentiallyConsistent)
         sendCompletions.attach(self)
         if receiveCompletions !== sendCompletions { receiveCompletions.attach(self) }
-        guard context.add(SharedLink(pair: self, context: context)) else {
+        let link: any PairLink =
+            switch transport {
+            case .shared(let channel): SharedLink(pair: self, channel: channel)
+            case .stream(let channel): StreamLink(pair: self, channel: channel)
+            }
+        guard context.add(link) else {
             abandon()
             throw .invalid("a connection of a closed device: none can be made")
         }
@@ -103,9 +112,10 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         let exchange = state.compareExchange(
             expected: State.connected.rawValue, desired: State.broken.rawValue, ordering: .sequentiallyConsistent)
         guard exchange.exchanged else { return }
-        channel.close()
-        // The peer's device flushes its side; a full socket means that it does not read, and then the hang-up must do.
-        if !ControlMessage(kind: .bye, key: 0).send(on: control) { shutdown(control, Int32(SHUT_WR)) }
+        switch transport {
+        case .shared(let channel): channel.close()
+        case .stream(let channel): shutdown(channel.socket.raw, Int32(SHUT_RDWR))
+        }
         context.wake()
     }
 
@@ -116,19 +126,21 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         driveSend()
         driveReceive()
         guard sendQueue.isEmpty, receiveQueue.isEmpty else { return false }
-        state.store(State.detached.rawValue, ordering: .sequentiallyConsistent)
-        sendCompletions.detach(self)
-        if receiveCompletions !== sendCompletions { receiveCompletions.detach(self) }
-        shutdown(control, Int32(SHUT_WR))
+        detach()
         return true
     }
 
     /// Detaches without flushing: the device closes, and nobody may be polling.
     func abandon() {
+        breakConnection()
+        detach()
+    }
+
+    private func detach() {
         state.store(State.detached.rawValue, ordering: .sequentiallyConsistent)
         sendCompletions.detach(self)
-        receiveCompletions.detach(self)
-        shutdown(control, Int32(SHUT_RDWR))
+        if receiveCompletions !== sendCompletions { receiveCompletions.detach(self) }
+        if case .shared(let channel) = transport { shutdown(channel.control, Int32(SHUT_WR)) }
     }
 
     var hasWork: Bool { !sendQueue.isEmpty }
@@ -140,44 +152,33 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     /// Called by a poll of `queue`.
     @inline(__always)
     func progress(on queue: SoftCompletionQueue) {
-        let isBroken = state.load(ordering: .relaxed) >= State.broken.rawValue
-        if queue === receiveCompletions, channel.hasArrivals || isBroken { driveReceive() }
-        if queue === sendCompletions, !sendQueue.isEmpty { driveSend() }
+        switch transport {
+        case .shared(let channel):
+            if queue === receiveCompletions, channel.hasArrivals || isBroken { channel.driveReceive(self) }
+            if queue === sendCompletions, !sendQueue.isEmpty { channel.driveSend(self) }
+        case .stream(let channel): channel.progress(on: queue, self)
+        }
+        // A flush that waited for room goes on.
         if isBroken { context.wake() }
     }
 
-    func driveSend() { sendDriver.drive { runSend() } }
-
-    private func runSend() {
-        while !sendQueue.isEmpty {
-            guard sendCompletions.reserve() else { return }
-            let index = sendQueue.first
-            let entry = sendQueue.entry(index)
-            var status = WorkStatus.flushed
-            if state.load(ordering: .acquiring) == State.connected.rawValue {
-                switch channel.execute(entry, sendQueue.elements(index)) {
-                case .finished(let result): status = result
-                case .waiting:
-                    sendCompletions.cancelReservation()
-                    receiverDeadline.store(0, ordering: .relaxed)
-                    askForRegion()
-                    return
-                case .waitingForReceive:
-                    guard mayWaitForReceive() else {
-                        status = .receiverNotReady
-                        break
-                    }
-                    sendCompletions.cancelReservation()
-                    return
-                }
-            }
-            receiverDeadline.store(0, ordering: .relaxed)
-            complete(entry, status)
+    func driveSend() {
+        switch transport {
+        case .shared(let channel): channel.driveSend(self)
+        case .stream(let channel): channel.drive(.transmit, self)
         }
     }
 
+    func driveReceive() {
+        switch transport {
+        case .shared(let channel): channel.driveReceive(self)
+        case .stream(let channel): channel.drive(.receive, self)
+        }
+    }
+
+    /// Ends the oldest request, for which the completion queue has promised a place.
     @inline(__always)
-    private func complete(_ entry: UnsafeMutablePointer<SendEntry>, _ status: WorkStatus) {
+    func complete(_ entry: UnsafeMutablePointer<SendEntry>, _ status: WorkStatus) {
         let isSignaled = entry.pointee.isSignaled
         let completion = WorkCompletion(
             id: entry.pointee.id, status: status, kind: .send, count: UInt32(truncatingIfNeeded: entry.pointee.count),
@@ -192,8 +193,20 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         sendCompletions.push(completion)
     }
 
+    /// Flushes the posted receives, as far as the completion queue has room. On the receive driver of a broken pair.
+    func flushReceives() {
+        while let receive = receiveQueue.first {
+            guard receiveCompletions.reserve() else { return }
+            let id = receive.pointee.id
+            receiveQueue.retire()
+            receiveCompletions.push(WorkCompletion(id: id, status: .flushed, kind: .receive, queuePair: number))
+        }
+    }
+
+    // MARK: Waiting for a receive
+
     /// Notes when the request at the head began to wait for a receive; false when it has waited long enough.
-    private func mayWaitForReceive() -> Bool {
+    func mayWaitForReceive() -> Bool {
         let now = monotonicNanoseconds()
         let deadline = receiverDeadline.load(ordering: .relaxed)
         if deadline == 0 {
@@ -205,50 +218,15 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         return now < deadline
     }
 
+    @inline(__always)
+    func stopWaitingForReceive() { receiverDeadline.store(0, ordering: .relaxed) }
+
     /// On the device's thread: lets a request that has waited too long fail; answers when the next one will have.
     func checkDeadline() -> Deadline {
         let deadline = Deadline(nanoseconds: receiverDeadline.load(ordering: .relaxed))
-        if deadline.nanoseconds == 0 { return .never }
+        if deadline.nanoseconds == 0 || isBroken { return .never }
         if !deadline.hasPassed { return deadline }
         driveSend()
         return .never
-    }
-
-    private func askForRegion() {
-        let key = channel.wantedKey
-        if key == 0 || key == askedKey { return }
-        let message = ControlMessage(kind: .wantRegion, key: key)
-        if message.send(on: control) { askedKey = key } else { context.wake() }
-    }
-
-    /// The answer about a region has come: on the device's thread.
-    func regionArrived(_ key: UInt32, isMapped: Bool) {
-        if !isMapped { channel.unmappableKey.store(key, ordering: .sequentiallyConsistent) }
-        driveSend()
-    }
-
-    func driveReceive() { receiveDriver.drive { runReceive() } }
-
-    private func runReceive() {
-        let isConnected = state.load(ordering: .acquiring) == State.connected.rawValue
-        // What had arrived before the peer went is delivered before the rest is flushed.
-        let isPeersDoing = channel.isClosedByPeer || isPeerGone.load(ordering: .acquiring)
-        if isConnected || isPeersDoing, !isReceiveBroken {
-            switch channel.receive(receiveQueue, into: receiveCompletions, number: number) {
-            case .empty: break
-            case .completionsFull: return
-            case .failed:
-                isReceiveBroken = true
-                breakConnection()
-            }
-        }
-        guard isBroken else { return }
-        while let receive = receiveQueue.first {
-            guard receiveCompletions.reserve() else { return }
-            let id = receive.pointee.id
-            receiveQueue.retire()
-            receiveCompletions.push(
-                WorkCompletion(id: id, status: .flushed, kind: .receive, queuePair: number))
-        }
     }
 }

@@ -41,7 +41,8 @@ struct Driver: ~Copyable, Sendable {
     borrowing func drive(_ body: () -> Void) {
         isWanted.store(1, ordering: .relaxed)
         while lock.tryLock() {
-            isWanted.store(0, ordering: .relaxed)
+            // A full barrier: what whoever left a note has published is seen by the body, or the note is seen after it.
+            _ = isWanted.exchange(0, ordering: .sequentiallyConsistent)
             body()
             lock.unlock()
             if isWanted.load(ordering: .relaxed) == 0 { return }

@@ -27,7 +27,32 @@ struct Connector {
         guard context.configuration.transport != .sharedMemory else {
             throw .unreachable(address, reason: "it is not on this host, and only shared memory is allowed")
         }
-        throw .unreachable(address, reason: "it is on another host")
+        guard greeting.offers & AcceptorGreeting.offersTCP != 0 else {
+            throw .unreachable(address, reason: "it is not on this host, and allows only shared memory")
+        }
+        return try connectStream(greeting, stream, prepare)
+    }
+
+    private func connectStream(
+        _ greeting: AcceptorGreeting, _ socket: consuming Descriptor,
+        _ prepare: (SoftQueuePair) throws(FabricError) -> Void
+    ) throws(FabricError) -> (SoftQueuePair, privateData: [UInt8]) {
+        let channel = StreamChannel(
+            socket: socket, table: context.table.view, configuration: context.configuration)
+        let pair = SoftQueuePair(
+            context: context, transport: .stream(channel), send: send, receive: receive, parameters: parameters)
+        try prepare(pair)
+        let posted = pair.receiveQueue.posted
+        let request = request(greeting, posted: posted).encoded(PairGreeting.encodedSize)
+        let bytes = try greeted("waiting for \(address) to accept") { () throws(KernelError) in
+            try Sockets.sendGreeting(channel.socket.raw, request)
+            return try Sockets.receive(channel.socket.raw, count: PairGreeting.encodedSize, until: deadline)
+        }
+        let answer = try checkedAnswer(bytes[...], greeting)
+        channel.connect(
+            theirRequests: Int(answer.sendRequests_max), peerPosted: answer.posted, advertised: UInt32(posted))
+        try pair.join()
+        return (pair, answer.privateData)
     }
 
     /// The acceptor's Unix socket, when shared memory is wanted by both ends and it really is on this host.
@@ -54,8 +79,7 @@ struct Connector {
         let channel = SharedChannel(
             file: page, side: 0, receives: parameters.receiveRequests_max, table: context.table.view)
         let pair = SoftQueuePair(
-            context: context, number: context.takeNumber(), channel: channel, send: send, receive: receive,
-            parameters: parameters)
+            context: context, transport: .shared(channel), send: send, receive: receive, parameters: parameters)
         try prepare(pair)
         let request = request(greeting, posted: pair.receiveQueue.posted).encoded(PairGreeting.encodedSize)
         let descriptors = [page.descriptor] + SharedOffer.descriptors(context, receive: receive)
@@ -68,8 +92,9 @@ struct Connector {
         guard let offer = SharedOffer(&packet, from: 0, instance: answer.instance) else {
             throw .protocolViolation("an answer without its memory files")
         }
-        channel.connect(try offer.open(context), theirReceives: Int(answer.receiveRequests_max))
-        try pair.join(control: control)
+        channel.connect(
+            try offer.open(context), control: control, theirReceives: Int(answer.receiveRequests_max))
+        try pair.join()
         return (pair, answer.privateData)
     }
 

@@ -84,6 +84,20 @@ enum Sockets {
         }
     }
 
+    /// Sets a connected socket up for small latency, and so that a peer that falls silent is noticed.
+    static func prepareStream(_ socket: Int32, peerTimeout: Duration) {
+        let milliseconds = Int32(
+            clamping: peerTimeout.components.seconds * 1000 + peerTimeout.components.attoseconds / 1_000_000_000_000_000
+        )
+        let tcp = Int32(IPPROTO_TCP)
+        setOption(socket, tcp, TCP_NODELAY, 1)
+        setOption(socket, tcp, TCP_USER_TIMEOUT, milliseconds)
+        setOption(socket, SOL_SOCKET, SO_KEEPALIVE, 1)
+        setOption(socket, tcp, TCP_KEEPIDLE, max(1, milliseconds / 2000))
+        setOption(socket, tcp, TCP_KEEPINTVL, 1)
+        setOption(socket, tcp, TCP_KEEPCNT, max(1, milliseconds / 2000))
+    }
+
     static func setOption(_ socket: Int32, _ level: Int32, _ option: Int32, _ value: Int32) {
         var value = value
         setsockopt(socket, level, option, &value, 4)

@@ -7,7 +7,12 @@ import Synchronization
 public final class SoftConnectionRequest: ConnectionRequest, @unchecked Sendable {
     /// What the peer gave; taken by the first answer.
     private struct Material: ~Copyable {
-        let control: Descriptor
+        /// The socket that the answer goes to.
+        let socket: Descriptor
+        /// Nil over TCP.
+        var shared: Shared?
+    }
+    private struct Shared: ~Copyable {
         let page: Descriptor
         let offer: SharedOffer
     }
@@ -16,13 +21,21 @@ public final class SoftConnectionRequest: ConnectionRequest, @unchecked Sendable
     private let greeting: PairGreeting
     private let material: Mutex<Material?>
 
+    /// A request over shared memory.
     init(
         context: SoftContext, greeting: PairGreeting, control: consuming Descriptor, page: consuming Descriptor,
         offer: consuming SharedOffer
     ) {
         self.context = context
         self.greeting = greeting
-        material = Mutex(Material(control: control, page: page, offer: offer))
+        material = Mutex(Material(socket: control, shared: Shared(page: page, offer: offer)))
+    }
+
+    /// A request over TCP.
+    init(context: SoftContext, greeting: PairGreeting, stream: consuming Descriptor) {
+        self.context = context
+        self.greeting = greeting
+        material = Mutex(Material(socket: stream, shared: nil))
     }
 
     deinit { reject() }
@@ -34,40 +47,65 @@ public final class SoftConnectionRequest: ConnectionRequest, @unchecked Sendable
         prepare: (SoftQueuePair) throws(FabricError) -> Void
     ) throws(FabricError) -> SoftQueuePair {
         try parameters.check(privateData: privateData)
-        guard let material = material.withLock({ $0.take() }) else {
+        guard var material = material.withLock({ $0.take() }) else {
             throw .invalid("a second answer to a connection request: it is answered once")
         }
-        let page = try SharedFile.map(material.page, bytes: PairPage.fileBytes)
+        guard let shared = material.shared.take() else {
+            return try acceptStream(material.socket, send, receive, parameters, privateData, prepare)
+        }
+        let page = try SharedFile.map(shared.page, bytes: PairPage.fileBytes)
         let channel = SharedChannel(
             file: page, side: 1, receives: parameters.receiveRequests_max, table: context.table.view)
-        channel.connect(try material.offer.open(context), theirReceives: Int(greeting.receiveRequests_max))
+        let remote = try shared.offer.open(context)
         let pair = SoftQueuePair(
-            context: context, number: context.takeNumber(), channel: channel, send: send, receive: receive,
-            parameters: parameters)
+            context: context, transport: .shared(channel), send: send, receive: receive, parameters: parameters)
         try prepare(pair)
-        try answer(
-            material.control.raw, .accepted, parameters, privateData, SharedOffer.descriptors(context, receive: receive)
-        )
-        try pair.join(control: material.control)
+        let raw = material.socket.raw
+        channel.connect(remote, control: material.socket, theirReceives: Int(greeting.receiveRequests_max))
+        let answer = answer(.accepted, parameters, posted: pair.receiveQueue.posted, privateData)
+        let descriptors = SharedOffer.descriptors(context, receive: receive)
+        let result = lego_send_descriptors(raw, answer, answer.count, descriptors, descriptors.count)
+        if result < 0 { throw .system(KernelError("sendmsg", Int32(-result))) }
+        try pair.join()
+        return pair
+    }
+
+    private func acceptStream(
+        _ socket: consuming Descriptor, _ send: SoftCompletionQueue, _ receive: SoftCompletionQueue,
+        _ parameters: QueuePairParameters, _ privateData: [UInt8],
+        _ prepare: (SoftQueuePair) throws(FabricError) -> Void
+    ) throws(FabricError) -> SoftQueuePair {
+        let channel = StreamChannel(
+            socket: socket, table: context.table.view, configuration: context.configuration)
+        let pair = SoftQueuePair(
+            context: context, transport: .stream(channel), send: send, receive: receive, parameters: parameters)
+        try prepare(pair)
+        let posted = pair.receiveQueue.posted
+        channel.connect(
+            theirRequests: Int(greeting.sendRequests_max), peerPosted: greeting.posted, advertised: UInt32(posted))
+        do throws(KernelError) {
+            try Sockets.sendGreeting(channel.socket.raw, answer(.accepted, parameters, posted: posted, privateData))
+        } catch {
+            throw .system(error)
+        }
+        try pair.join()
         return pair
     }
 
     public func reject() {
         guard let material = material.withLock({ $0.take() }) else { return }
-        try? answer(material.control.raw, .rejected, QueuePairParameters(), [], [])
+        let answer = answer(.rejected, QueuePairParameters(), posted: 0, [])
+        try? Sockets.sendGreeting(material.socket.raw, answer)
     }
 
     private func answer(
-        _ control: Int32, _ kind: PairGreeting.Kind, _ parameters: QueuePairParameters, _ privateData: [UInt8],
-        _ descriptors: [Int32]
-    ) throws(FabricError) {
-        let answer = PairGreeting(
+        _ kind: PairGreeting.Kind, _ parameters: QueuePairParameters, posted: Int, _ privateData: [UInt8]
+    ) -> [UInt8] {
+        PairGreeting(
             kind: kind, nonce: greeting.nonce, instance: context.instance,
             receiveRequests_max: UInt32(parameters.receiveRequests_max),
-            sendRequests_max: UInt32(parameters.sendRequests_max), posted: 0, privateData: privateData)
-        let bytes = answer.encoded(PairGreeting.encodedSize)
-        let result = lego_send_descriptors(control, bytes, bytes.count, descriptors, descriptors.count)
-        if result < 0 { throw .system(KernelError("sendmsg", Int32(-result))) }
+            sendRequests_max: UInt32(parameters.sendRequests_max), posted: UInt32(posted), privateData: privateData
+        ).encoded(PairGreeting.encodedSize)
     }
 }
 

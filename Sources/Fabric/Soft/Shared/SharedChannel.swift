@@ -8,6 +8,8 @@ enum Step {
     case finished(WorkStatus)
     /// Something else must happen first; whoever does it wakes this device.
     case waiting
+    /// The peer's device must do it: the region is no memory file.
+    case served
     /// The peer has posted no receive: as `waiting`, but only until the receiver-not-ready deadline.
     case waitingForReceive
 }
@@ -25,14 +27,19 @@ final class SharedChannel: @unchecked Sendable {
         var queuePage: MemoryFile
     }
 
+    let sendDriver = Driver()
+    let receiveDriver = Driver()
     private let file: MemoryFile
+    /// The Unix socket to the peer's device: requests for its thread, and the notice of the peer's end. -1 before `connect`;
+    /// closed by `deinit`.
+    private(set) var control: Int32 = -1
     let mine: PairPage
     let theirs: PairPage
     private let myRing: UnsafeMutableRawPointer
     private let theirRing: UnsafeMutableRawPointer
     private let receives: Int
     private var theirReceives = 1
-    private let table: RegionTableView
+    let table: RegionTableView
     /// Set once, before the pair is connected.
     private(set) var device: PeerDevice?
     private var queueEvent: Int32 = -1
@@ -47,12 +54,18 @@ final class SharedChannel: @unchecked Sendable {
     private var sendOffset = 0
     /// The key whose region has been asked for, 0 when none.
     var wantedKey: UInt32 = 0
+    /// The key that was asked for last.
+    var askedKey: UInt32 = 0
+    var isDoneByOwner = false
+    let owner = OwnerDialogue()
     /// A key whose region could not be mapped here, 0 when none.
     let unmappableKey = Atomic<UInt32>(0)
 
     // The receive driver's. The activity word has other readers.
     private var ringHead: UInt64 = 0
     private var receiveOffset = 0
+    /// The peer broke the protocol, or a receive failed.
+    var isReceiveBroken = false
     private let receiveActivity: UnsafeMutablePointer<UInt32>
 
     /// `side` is 0 for the initiator of the connection, 1 for its acceptor.
@@ -72,10 +85,12 @@ final class SharedChannel: @unchecked Sendable {
     deinit {
         receiveActivity.deallocate()
         if queueEvent >= 0 { Glibc.close(queueEvent) }
+        if control >= 0 { Glibc.close(control) }
     }
 
     /// Takes what the peer gave, and how many receives it may post. Before the pair is connected.
-    func connect(_ remote: consuming Remote, theirReceives: Int) {
+    func connect(_ remote: consuming Remote, control: consuming Descriptor, theirReceives: Int) {
+        self.control = control.release()
         self.theirReceives = theirReceives
         device = remote.device
         queueArmed = remote.queuePage.base.assumingMemoryBound(to: UInt32.self)
@@ -83,9 +98,12 @@ final class SharedChannel: @unchecked Sendable {
         queueEvent = remote.queueEvent.release()
     }
 
+    /// Tells the peer that this side has disconnected: no access of its that begins from now on is carried out.
     func close() {
         lego_atomic_store_u32(mine.word32(PairPage.Word.closed), 1)
         lego_atomic_fence()
+        // A full socket means that the peer's device does not read: then the end of the stream must do.
+        if !ControlMessage(kind: .bye, key: 0).send(on: control) { shutdown(control, Int32(SHUT_WR)) }
     }
 
     var isClosedByPeer: Bool { lego_atomic_load_u32(theirs.word32(PairPage.Word.closed)) != 0 }
@@ -95,7 +113,13 @@ final class SharedChannel: @unchecked Sendable {
     /// Tries the request at the head of the send queue. On the send driver.
     func execute(_ entry: UnsafeMutablePointer<SendEntry>, _ elements: UnsafeMutablePointer<ScatterElement>) -> Step {
         if entry.pointee.verdict != .success { return .finished(entry.pointee.verdict) }
-        // Deregistration stores the table and then looks at this word; here it is the other way round.
+        return whileActive { executeActive(entry, elements) }
+    }
+
+    /// Runs `body` while a deregistration waits for this end. It stores the table and then looks at the word; here it is the other
+    /// way round.
+    @inline(__always)
+    func whileActive<Value>(_ body: () -> Value) -> Value {
         let word = mine.word32(PairPage.Word.activity)
         activity &+= 1
         lego_atomic_store_u32(word, activity)
@@ -104,8 +128,15 @@ final class SharedChannel: @unchecked Sendable {
             activity &+= 1
             lego_atomic_store_u32(word, activity)
         }
+        return body()
+    }
+
+    @inline(__always)
+    private func executeActive(
+        _ entry: UnsafeMutablePointer<SendEntry>, _ elements: UnsafeMutablePointer<ScatterElement>
+    ) -> Step {
         if isClosedByPeer || lego_atomic_load_u32(mine.word32(PairPage.Word.closed)) != 0 { return .finished(.flushed) }
-        if !entry.pointee.isInline, !allLocal(elements, entry.pointee.elementCount) {
+        if !entry.pointee.isInline, !table.allLocal(elements, entry.pointee.elementCount) {
             return .finished(.localProtection)
         }
         switch entry.pointee.opcode {
@@ -114,18 +145,6 @@ final class SharedChannel: @unchecked Sendable {
         case .send: return send(entry, elements)
         case .fetchAdd, .compareSwap: return atomic(entry, elements)
         }
-    }
-
-    @inline(__always)
-    private func allLocal(_ elements: UnsafeMutablePointer<ScatterElement>, _ count: Int) -> Bool {
-        for index in 0..<count where elements[index].count > 0 {
-            let element = elements[index]
-            let address = UInt64(UInt(bitPattern: element.address))
-            guard table.contains(element.localKey, address: address, count: UInt64(element.count)) else {
-                return false
-            }
-        }
-        return true
     }
 
     private func transfer(_ entry: UnsafeMutablePointer<SendEntry>, _ elements: UnsafeMutablePointer<ScatterElement>)
@@ -153,7 +172,11 @@ final class SharedChannel: @unchecked Sendable {
             return .finished(.success)
         case .refused: return .finished(.remoteAccess)
         case .unmapped: return awaitRegion(entry.pointee.remoteKey)
-        case .served: return .finished(.remoteOperation)
+        case .served:
+            // Once the owner has done it, the request comes here again for what is left to do.
+            guard isDoneByOwner else { return .served }
+            isDoneByOwner = false
+            return .finished(.success)
         }
     }
 
@@ -176,7 +199,11 @@ final class SharedChannel: @unchecked Sendable {
             return .finished(.success)
         case .refused: return .finished(.remoteAccess)
         case .unmapped: return awaitRegion(entry.pointee.remoteKey)
-        case .served: return .finished(.remoteOperation)
+        case .served:
+            // Once the owner has done it, the request comes here again for what is left to do.
+            guard isDoneByOwner else { return .served }
+            isDoneByOwner = false
+            return .finished(.success)
         }
     }
 
@@ -256,7 +283,10 @@ final class SharedChannel: @unchecked Sendable {
         if roomBytes >= count { return true }
         publish()
         askToBeWoken()
-        return roomBytes >= count
+        if roomBytes >= count { return true }
+        // Like an adapter, the peer's device takes the message in although nobody polls there.
+        device?.signal()
+        return false
     }
 
     private func askToBeWoken() {
@@ -319,6 +349,11 @@ final class SharedChannel: @unchecked Sendable {
     /// Whether the ring holds something. Any thread; a hint.
     @inline(__always)
     var hasArrivals: Bool { lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) != ringHead }
+
+    /// Whether the peer may be waiting for room in its ring. Any thread; a hint.
+    var isAlmostFull: Bool {
+        lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) &- ringHead > UInt64(PairPage.ringBytes / 2)
+    }
 
     enum ReceiveStep {
         case empty
@@ -398,7 +433,7 @@ final class SharedChannel: @unchecked Sendable {
         default: return .success
         }
         guard Int(record.messageCount) <= receive.pointee.count else { return .localLength }
-        guard allLocal(elements, receive.pointee.elementCount) else { return .localProtection }
+        guard table.allLocal(elements, receive.pointee.elementCount) else { return .localProtection }
         forEachPiece(elements, receive.pointee.elementCount, from: receiveOffset, count: piece) { address, length in
             let untilEnd = min(length, PairPage.ringBytes &- position)
             memcpy(address, theirRing + position, untilEnd)
@@ -419,7 +454,7 @@ final class SharedChannel: @unchecked Sendable {
         Self.waitForChange(theirs.word32(PairPage.Word.activity), while: isPeerAlive)
     }
 
-    private static func waitForChange(_ word: UnsafeMutablePointer<UInt32>, while condition: () -> Bool) {
+    static func waitForChange(_ word: UnsafeMutablePointer<UInt32>, while condition: () -> Bool) {
         let start = lego_atomic_load_u32(word)
         if start & 1 == 0 { return }
         var spins = 0

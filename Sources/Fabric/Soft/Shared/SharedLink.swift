@@ -3,21 +3,41 @@ import Glibc
 import Kernel
 import Synchronization
 
+/// The device's side of a pair: what its thread watches and looks after.
+protocol PairLink: EventHandler {
+    var pair: SoftQueuePair { get }
+    /// Begins to watch. False when the kernel refuses.
+    func watch() -> Bool
+    /// After a wake-up of the device's thread: sends what had to wait, or flushes.
+    func attend()
+    /// Waits until the pair is no longer needed by the device. Not on its thread.
+    func awaitEnd(until deadline: Deadline)
+    /// Waits for accesses to registered memory that are under way.
+    func waitForAccesses(until deadline: Deadline)
+    /// A region has been deregistered.
+    func tellRegionGone(_ key: UInt32)
+}
+
 /// The device's side of a shared-memory pair: its control socket, watched by the device's thread. Lives until both ends have
 /// flushed, so that a deregistration knows whom to wait for.
-final class SharedLink: EventHandler, @unchecked Sendable {
+final class SharedLink: PairLink, @unchecked Sendable {
     let pair: SoftQueuePair
+    private let channel: SharedChannel
     private let context: SoftContext
     private let control: Int32
+    private let server: OwnerService
     /// 0 until watched. The device thread's after that.
     private var token: UInt64 = 0
+    private var buffer: [UInt8] = []
     /// Futex word: 1 once both ends have flushed.
     private let ended: UnsafeMutablePointer<UInt32>
 
-    init(pair: SoftQueuePair, context: SoftContext) {
+    init(pair: SoftQueuePair, channel: SharedChannel) {
         self.pair = pair
-        self.context = context
-        control = pair.control
+        self.channel = channel
+        context = pair.context
+        control = channel.control
+        server = OwnerService(table: pair.context.table.view)
         ended = .allocate(capacity: 1)
         ended.initialize(to: 0)
     }
@@ -35,11 +55,12 @@ final class SharedLink: EventHandler, @unchecked Sendable {
     }
 
     func handle(_ events: UInt32) {
-        var bytes = [UInt8](repeating: 0, count: 2 * ControlMessage.encodedSize)
+        let bytes_max = OwnerPacket.headBytes + OwnerPacket.payloadBytes_max + 1
+        if buffer.isEmpty { buffer = [UInt8](repeating: 0, count: bytes_max) }
         while !pair.isPeerGone.load(ordering: .relaxed) {
-            var packet = ReceivedPacket(from: control, into: &bytes)
+            var packet = ReceivedPacket(from: control, into: &buffer)
             switch packet.outcome {
-            case .packet: answer(bytes.prefix(packet.count), &packet)
+            case .packet: answer(buffer.prefix(packet.count), &packet)
             case .none: return
             case .endOfStream:
                 context.loop.remove(control, token: token)
@@ -51,6 +72,16 @@ final class SharedLink: EventHandler, @unchecked Sendable {
     }
 
     private func answer(_ bytes: ArraySlice<UInt8>, _ packet: inout ReceivedPacket) {
+        switch OwnerPacket.kind(of: bytes) {
+        case .request:
+            // The peer has one request under way at a time: a full socket means that it does not read.
+            if pair.isBroken || !server.serve(bytes, on: control) { pair.breakConnection() }
+            return
+        case .answer:
+            if channel.owner.take(bytes) { channel.driveSend(pair) } else { pair.breakConnection() }
+            return
+        case nil: break
+        }
         guard let message = ControlMessage(bytes) else { return pair.breakConnection() }
         switch message.kind {
         case .wantRegion:
@@ -63,23 +94,23 @@ final class SharedLink: EventHandler, @unchecked Sendable {
             }
         case .region:
             var isMapped = false
-            if let file = packet.take(0), let device = pair.channel.device {
+            if let file = packet.take(0), let device = channel.device {
                 do throws(FabricError) {
                     try device.install(message.key, file: file)
                     isMapped = true
                 } catch {}
             }
-            pair.regionArrived(message.key, isMapped: isMapped)
-        case .noRegion: pair.regionArrived(message.key, isMapped: false)
-        case .regionGone: pair.channel.device?.forget(message.key)
+            channel.regionArrived(message.key, isMapped: isMapped, pair)
+        case .noRegion: channel.regionArrived(message.key, isMapped: false, pair)
+        case .regionGone: channel.device?.forget(message.key)
         case .bye: pair.breakConnection()
         }
     }
 
-    /// After a wake-up of the device's thread: sends what had to wait, or flushes.
     func attend() {
         if !pair.isBroken {
             if pair.hasWork { pair.driveSend() }
+            if channel.isAlmostFull { pair.driveReceive() }
             return
         }
         if pair.finish(), pair.isPeerGone.load(ordering: .acquiring) {
@@ -89,14 +120,13 @@ final class SharedLink: EventHandler, @unchecked Sendable {
         }
     }
 
-    /// Waits until both ends have flushed. Not on the device's thread.
     func awaitEnd(until deadline: Deadline) {
         while lego_atomic_load_u32(ended) == 0, !deadline.hasPassed { Futex.wait(ended, while: 0, until: deadline) }
     }
 
-    /// Waits for accesses to registered memory that are under way.
     func waitForAccesses(until deadline: Deadline) {
-        pair.channel.waitForAccesses { !pair.isPeerGone.load(ordering: .acquiring) && !deadline.hasPassed }
+        server.waitForAccesses()
+        channel.waitForAccesses { !pair.isPeerGone.load(ordering: .acquiring) && !deadline.hasPassed }
     }
 
     func tellRegionGone(_ key: UInt32) {

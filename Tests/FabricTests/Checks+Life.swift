@@ -1,0 +1,214 @@
+import Fabric
+import Glibc
+import Kernel
+import Synchronization
+import Testing
+
+extension Checks {
+    /// After a deregistration nothing lands any more, however hard a peer tries; its requests fail.
+    static func deregistration<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 1 << 20) { lab in
+            for opcode in [WorkOpcode.write, .read] {
+                let (left, right) = try lab.connectAgain()
+                let extra = try lab.right.device.allocate(bytes: 1 << 20, access: .all)
+                let remote = (extra.remoteKey, extra.remoteAddress)
+                let didBegin = Atomic<Bool>(false)
+                let status = Mutex<WorkStatus?>(nil)
+                let writer = try KernelThread(name: "writer") {
+                    var seed = 1
+                    while true {
+                        memset(left.region.base, Int32(seed & 255), 4096)
+                        seed += 1
+                        guard left.post(opcode, [left.element(0, left.region.count)], to: remote),
+                            let completion = try? left.next()
+                        else { return }
+                        if completion.status != .success { return status.withLock { $0 = completion.status } }
+                        didBegin.store(true, ordering: .releasing)
+                    }
+                }
+                while !didBegin.load(ordering: .acquiring) { sched_yield() }
+                extra.deregister()
+                let after = Array(UnsafeRawBufferPointer(start: extra.base, count: extra.count))
+                writer.join()
+                #expect(status.withLock { $0 } == .remoteAccess)
+                #expect(after.elementsEqual(UnsafeRawBufferPointer(start: extra.base, count: extra.count)))
+                extra.deregister()
+                right.pair.disconnect()
+            }
+        }
+    }
+
+    /// A region that has gone stays out of reach when its place in the adapter's table is used again.
+    static func staleKeys<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 4096) { lab in
+            var keys: Set<UInt32> = []
+            for round in 0..<50 {
+                let region = try lab.right.device.allocate(bytes: 4096 * (1 + round % 3), access: .all)
+                #expect(keys.insert(region.remoteKey).inserted)
+                region.base.storeBytes(of: UInt64(round), as: UInt64.self)
+                #expect(lab.left.post(.read, [lab.left.element(0, 8)], to: (region.remoteKey, region.remoteAddress)))
+                try lab.left.expectNext(.success)
+                #expect(lab.left.region.base.load(as: UInt64.self) == UInt64(round))
+                region.deregister()
+            }
+            let stale = try #require(keys.first)
+            #expect(lab.left.post(.read, [lab.left.element(0, 8)], to: (stale, lab.right.region.remoteAddress)))
+            try lab.left.expectNext(.remoteAccess)
+        }
+    }
+
+    /// Memory that the caller brought is as good as allocated memory, near and far.
+    static func broughtMemory<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 1 << 20) { lab in
+            let (left, right) = (lab.left, lab.right)
+            let size = 200_003
+            let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: size + 8, alignment: 64)
+            defer { memory.deallocate() }
+            let region = try right.device.register(memory, access: .all)
+            defer { region.deregister() }
+            let remote = (region.remoteKey, region.remoteAddress)
+            left.fill(0, 2 * size, seed: 4)
+            #expect(left.post(.write, [left.element(1, size)], to: remote))
+            try left.expectNext(.success)
+            #expect(memcmp(left.region.base + 1, memory.baseAddress!, size) == 0)
+            #expect(
+                left.post(.read, [left.element(size + 9, 1000), left.element(size + 3000, size - 1000)], to: remote))
+            try left.expectNext(.success)
+            #expect(memcmp(left.region.base + size + 9, memory.baseAddress!, 1000) == 0)
+            #expect(memcmp(left.region.base + size + 3000, memory.baseAddress! + 1000, size - 1000) == 0)
+            #expect(right.postReceive([]))
+            #expect(left.post(.writeWithImmediate, [left.element(7, 40_000)], to: remote) { $0.immediate = 9 })
+            try left.expectNext(.success)
+            #expect(try right.expectNext(.success).immediate == 9)
+            #expect(memcmp(left.region.base + 7, memory.baseAddress!, 40_000) == 0)
+            memory.storeBytes(of: 40, as: UInt64.self)
+            #expect(left.post(.fetchAdd, [left.element(0, 8)], to: remote) { $0.operand = 2 })
+            try left.expectNext(.success)
+            #expect(left.region.base.load(as: UInt64.self) == 40 && memory.load(as: UInt64.self) == 42)
+            // As a local element of the other side.
+            #expect(left.postReceive([left.element(0, size)]))
+            let own = ScatterElement(address: memory.baseAddress!, count: size, localKey: region.localKey)
+            #expect(right.post(.send, [own]))
+            try right.expectNext(.success, .send)
+            try left.expectNext(.success, .receive)
+            #expect(memcmp(left.region.base, memory.baseAddress!, size) == 0)
+            #expect(
+                left.post(.read, [left.element(0, 16)], to: (region.remoteKey, region.remoteAddress + UInt64(size))))
+            try left.expectNext(.remoteAccess)
+        }
+    }
+
+    /// A refused request, nobody there, nobody who answers, and something that is no device.
+    static func failedConnections<Device>(_ bench: Bench<Device>) throws {
+        let left = try bench.make()
+        defer { left.close() }
+        let right = try bench.make()
+        defer { right.close() }
+        let address = try right.listen(on: FabricAddress(host: bench.host, port: 0))
+        let queue = try left.makeCompletionQueue(capacity: 600)
+        func connect(_ address: FabricAddress, _ timeout: Duration, privateData: [UInt8] = []) -> FabricError? {
+            do throws(FabricError) {
+                _ = try left.connect(
+                    to: address, send: queue, receive: queue, parameters: QueuePairParameters(),
+                    privateData: privateData,
+                    until: .after(timeout), prepare: { (_: Device.Pair) throws(FabricError) in })
+                return nil
+            } catch {
+                return error
+            }
+        }
+        // Nobody accepts in time.
+        let unanswered = connect(address, .milliseconds(200))
+        guard case .timedOut? = unanswered else { throw LabError("not answered: \(String(describing: unanswered))") }
+        let rejecter = try KernelThread(name: "rejecter") {
+            // The request of the attempt above is still there; rejecting it reaches nobody.
+            for _ in 0..<2 { ((try? right.nextRequest(until: .after(labTimeout))) ?? nil)?.reject() }
+        }
+        let refused = connect(address, labTimeout)
+        rejecter.join()
+        guard case .unreachable? = refused else { throw LabError("refused: \(String(describing: refused))") }
+        guard case .invalid? = connect(address, labTimeout, privateData: [UInt8](repeating: 0, count: 57)) else {
+            throw LabError("private data of 57 bytes was not refused")
+        }
+        #expect(throws: FabricError.self) { try right.listen(on: FabricAddress(host: bench.host, port: 0)) }
+        right.close()
+        guard case .unreachable? = connect(address, labTimeout) else {
+            throw LabError("a closed port was not reported")
+        }
+        #expect(try right.nextRequest(until: .never) == nil)
+    }
+
+    /// Connecting and disconnecting leaves nothing behind.
+    static func manyConnections<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 1 << 16) { lab in
+            func round() throws {
+                let (left, right) = try lab.connectAgain()
+                #expect(left.post(.write, [left.element(0, 4096)], to: right.remote()))
+                try left.expectNext(.success)
+                #expect(right.postReceive([]))
+                left.pair.disconnect()
+                try right.expectNext(.flushed)
+                right.pair.disconnect()
+            }
+            for _ in 0..<20 { try round() }
+            try settle {
+                (openDescriptors(), mappings())
+            } after: {
+                for _ in 0..<200 { try round() }
+            }
+        }
+    }
+
+    /// Devices that are made and closed leave nothing behind.
+    static func manyDevices<Device>(_ bench: Bench<Device>) throws {
+        func round() throws {
+            try bench.withLab(bytes: 4096) { lab in
+                #expect(lab.left.post(.write, [lab.left.element(0, 64)], to: lab.right.remote()))
+                try lab.left.expectNext(.success)
+            }
+        }
+        for _ in 0..<5 { try round() }
+        try settle {
+            (openDescriptors(), mappings())
+        } after: {
+            for _ in 0..<50 { try round() }
+        }
+    }
+
+    /// Measures before and after `work`: what is left behind must not grow with the rounds. The device's thread may be giving the
+    /// last ones back, so the second measurement is repeated until it fits or the time is up.
+    private static func settle(_ measure: () -> (Int, Int), after work: () throws -> Void) throws {
+        let before = measure()
+        try work()
+        let deadline = Deadline.after(.seconds(20))
+        var after = measure()
+        while after.0 > before.0 + 4 || after.1 > before.1 + 20, !deadline.hasPassed {
+            sched_yield()
+            after = measure()
+        }
+        #expect(after.0 <= before.0 + 4, "descriptors: \(before.0) before, \(after.0) after")
+        #expect(after.1 <= before.1 + 20, "mappings: \(before.1) before, \(after.1) after")
+    }
+}
+
+/// Descriptors that this process has open.
+func openDescriptors() -> Int {
+    guard let directory = opendir("/proc/self/fd") else { return -1 }
+    defer { closedir(directory) }
+    var count = 0
+    while readdir(directory) != nil { count += 1 }
+    return count
+}
+
+/// Memory mappings of this process.
+func mappings() -> Int {
+    let raw = open("/proc/self/maps", O_RDONLY | O_CLOEXEC)
+    defer { close(raw) }
+    var buffer = [UInt8](repeating: 0, count: 1 << 16)
+    var lines = 0
+    while true {
+        let count = read(raw, &buffer, buffer.count)
+        if count <= 0 { return lines }
+        lines += buffer[..<count].count { $0 == 10 }
+    }
+}
