@@ -28,7 +28,7 @@ static const char *proc_path(char path[PROC_PATH_BYTES], int descriptor) {
 int lego_file_status(int directory, const char *name, struct lego_file_status *status) {
   struct statx x;
   int flags = AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | (name[0] == 0 ? AT_EMPTY_PATH : 0);
-  if (statx(directory, name, flags, STATX_BASIC_STATS, &x) < 0) return -errno;
+  if (statx(directory, name, flags, STATX_BASIC_STATS | STATX_BTIME, &x) < 0) return -errno;
   *status = (struct lego_file_status){
       .inode = x.stx_ino,
       .device = (uint64_t)x.stx_dev_major << 32 | x.stx_dev_minor,
@@ -46,6 +46,7 @@ int lego_file_status(int directory, const char *name, struct lego_file_status *s
       .gid = x.stx_gid,
       .special = (uint32_t)makedev(x.stx_rdev_major, x.stx_rdev_minor),
       .block_bytes = x.stx_blksize,
+      .birth_ns = x.stx_mask & STATX_BTIME ? (uint64_t)x.stx_btime.tv_sec * 1000000000 + x.stx_btime.tv_nsec : 0,
   };
   return 0;
 }

@@ -34,6 +34,8 @@ final class InodeTable: Sendable {
         var references: UInt64 = 0
         /// The inode number that programs see.
         var number: UInt64 = 0
+        /// Of a regular file, when its inode was made (`StorageAttributes.birth`); 0 for others.
+        var birth: UInt64 = 0
         /// S_IFMT of its mode.
         var type: UInt32 = 0
         /// The kernel's references.
@@ -85,8 +87,11 @@ final class InodeTable: Sendable {
         let type = entry.attributes.mode & UInt32(S_IFMT)
         return locked { state -> UInt64? in
             if let known = state.byNumber[entry.attributes.inode], let inode = state.table.pointer(known),
-                inode.pointee.type == type, inode.pointee.session != session || inode.pointee.handle == entry.node
+                inode.pointee.session == session
+                    ? inode.pointee.handle == entry.node && inode.pointee.type == type
+                    : inode.pointee.isSame(entry.attributes)
             {
+                inode.pointee.setBirth(entry.attributes)
                 if inode.pointee.session == session {
                     inode.pointee.references += 1
                 } else {
@@ -99,9 +104,10 @@ final class InodeTable: Sendable {
                 return known
             }
             // A number that the file system gave to another file, or a node that the storage component counts anew.
-            let inode = Inode(
+            var inode = Inode(
                 handle: entry.node, session: session, references: 1, number: entry.attributes.inode, type: type,
                 lookups: 1)
+            inode.setBirth(entry.attributes)
             guard let number = state.table.insert(inode) else { return nil }
             state.byNumber[entry.attributes.inode] = number
             state.rename(number, parent, name)
@@ -135,7 +141,7 @@ final class InodeTable: Sendable {
     /// (room for NAME_MAX + 1). nil when it has neither.
     func locate(
         _ number: UInt64, session: UInt32, name: UnsafeMutablePointer<CChar>
-    ) -> (handle: UInt64?, parent: UInt64, inode: UInt64, type: UInt32)? {
+    ) -> (handle: UInt64?, inode: Inode)? {
         nonisolated(unsafe) var found: Inode?
         locked { state in
             guard let inode = state.table.pointer(number) else { return }
@@ -146,7 +152,7 @@ final class InodeTable: Sendable {
             found = inode.pointee
         }
         guard let found else { return nil }
-        return (found.session == session ? found.handle : nil, found.parent, found.number, found.type)
+        return (found.session == session ? found.handle : nil, found)
     }
 
     /// The inode was found again in a new session. Answers whether the entry's reference is now the inode's.
@@ -185,14 +191,22 @@ final class InodeTable: Sendable {
     }
 
     /// Notes what a file's data is as of this open; answers whether it is what it was at the last one.
-    func stamp(_ number: UInt64, _ stamp: DataStamp) -> Bool {
-        locked { state in
+    func stamp(_ number: UInt64, _ attributes: StorageAttributes) -> Bool {
+        let stamp = DataStamp(attributes)
+        return locked { state in
             guard let inode = state.table.pointer(number) else { return false }
             let isUnchanged = inode.pointee.hasStamp && inode.pointee.stamp == stamp
             inode.pointee.hasStamp = true
+            inode.pointee.setBirth(attributes)
             inode.pointee.stamp = stamp
             return isUnchanged
         }
+    }
+
+    /// Notes what an inode is known by, from attributes that its handle led to: an overlay makes an inode anew when it is changed
+    /// first.
+    func refresh(_ number: UInt64, _ attributes: StorageAttributes) {
+        locked { $0.table.pointer(number)?.pointee.setBirth(attributes) }
     }
 
     func isPlain(_ number: UInt64) -> Bool {
@@ -207,6 +221,18 @@ final class InodeTable: Sendable {
 
     /// Inodes that the kernel knows, beside the root.
     var count: Int { locked { $0.table.count } }
+}
+
+extension InodeTable.Inode {
+    mutating func setBirth(_ attributes: StorageAttributes) {
+        birth = type == UInt32(S_IFREG) ? attributes.birth : 0
+    }
+
+    /// Whether the attributes, of another session, are this inode's, and not those of one that got its number later.
+    func isSame(_ attributes: StorageAttributes) -> Bool {
+        number == attributes.inode && type == attributes.mode & UInt32(S_IFMT)
+            && (birth == 0 || birth == attributes.birth)
+    }
 }
 
 // What follows runs with the table's lock held.

@@ -36,11 +36,15 @@ extension MountThread {
     ) -> StorageReply {
         let deadline = Deadline.after(timeout)
         while let session = mount.link.session(until: deadline) {
+            preparation = .ok
             let count = prepare(session)
             if count < 0 {
-                // What was found out about a session that has ended meanwhile is void.
-                if mount.link.current?.number != session.number, kind.isRepeatable { continue }
-                return StorageReply(error: Int32(-count))
+                // Nothing of the request itself was sent yet: any may be prepared again in the next session.
+                if preparation == .peerLost {
+                    mount.link.lost(session)
+                    continue
+                }
+                return StorageReply(error: preparation == .timedOut ? EIO : Int32(-count))
             }
             let result = node.call(
                 session.peer, function, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
@@ -87,10 +91,12 @@ extension MountThread {
             }
             if let handle = place.handle { return handle }
             // Each level takes stack, and a program can make a tree as deep as it likes.
-            guard depth < 1024, let parent = handle(place.parent, session, depth: depth + 1) else { return nil }
+            guard depth < 1024, let parent = handle(place.inode.parent, session, depth: depth + 1) else { return nil }
             let bytes = UnsafeRawBufferPointer(start: name.baseAddress!, count: strlen(name.baseAddress!))
-            guard let entry = lookUp(parent, bytes, session) else { return nil }
-            if entry.attributes.inode == place.inode, entry.attributes.mode & UInt32(S_IFMT) == place.type,
+            let message = ProcessorStorageName(parent: parent, name: bytes)
+            guard let reply = prepare(StorageFunction.lookUp, message, session), let entry: StorageEntry = decode(reply)
+            else { return nil }
+            if place.inode.isSame(entry.attributes),
                 mount.inodes.relocated(number, entry, session: session.number)
             {
                 return entry.node
@@ -100,14 +106,17 @@ extension MountThread {
         }
     }
 
-    private func lookUp(_ parent: UInt64, _ name: UnsafeRawBufferPointer, _ session: StorageSession) -> StorageEntry? {
-        let count = encode(ProcessorStorageName(parent: parent, name: name))
+    /// A call that prepares another one; nil when it fails, in `preparation` why.
+    private func prepare(
+        _ function: FunctionID, _ message: some WireMessage, _ session: StorageSession
+    ) -> StorageReply? {
+        let count = encode(message)
         if count < 0 { return nil }
         let result = node.call(
-            session.peer, StorageFunction.lookUp, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
-            response: response, until: .after(StorageMount.ioTimeout))
-        guard result.status.isOK else { return nil }
-        return decode(StorageReply(error: 0, count: result.count))
+            session.peer, function, request: UnsafeRawBufferPointer(rebasing: request[..<count]), response: response,
+            until: .after(StorageMount.ioTimeout))
+        preparation = result.status
+        return result.status.isOK ? StorageReply(error: 0, count: result.count, session: session.number) : nil
     }
 
     /// The storage component's handle of an open file in `session`; opened again when it has none there. May call.
@@ -116,13 +125,8 @@ extension MountThread {
         if known.session == session.number { return known.handle }
         guard let inode = handle(known.inode, session) else { return nil }
         let flags = known.flags & ~UInt32(O_TRUNC | O_CREAT | O_EXCL)
-        let count = encode(ProcessorStorageOpen(node: inode, flags: flags))
-        if count < 0 { return nil }
-        let result = node.call(
-            session.peer, StorageFunction.open, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
-            response: response, until: .after(StorageMount.ioTimeout))
-        guard result.status.isOK,
-            let opened = decode(StorageReply(error: 0, count: result.count), as: StorageProcessorOpened.self)
+        guard let reply = prepare(StorageFunction.open, ProcessorStorageOpen(node: inode, flags: flags), session),
+            let opened: StorageProcessorOpened = decode(reply)
         else { return nil }
         if mount.files.reopened(file, handle: opened.file, session: session.number) { return opened.file }
         // Another thread was faster.
@@ -132,11 +136,7 @@ extension MountThread {
     }
 
     func release(_ handle: UInt64, _ session: StorageSession) {
-        let count = encode(ProcessorStorageFile(file: handle))
-        if count < 0 { return }
-        _ = node.call(
-            session.peer, StorageFunction.release, request: UnsafeRawBufferPointer(rebasing: request[..<count]),
-            response: response, until: .after(StorageMount.ioTimeout))
+        _ = prepare(StorageFunction.release, ProcessorStorageFile(file: handle), session)
     }
 
     /// Notes a handle to be given back; sends what has gathered when it is enough, or when disk space hangs on it.
@@ -153,10 +153,7 @@ extension MountThread {
         let count = forgottenCount
         forgottenCount = 0
         guard count > 0, let session = mount.link.current, session.number == forgottenSession else { return }
-        let length = encode(ProcessorStorageForget(items: Array(forgotten[..<count])))
-        if length < 0 { return }
-        _ = node.call(
-            session.peer, StorageFunction.forget, request: UnsafeRawBufferPointer(rebasing: request[..<length]),
-            response: response, until: .after(StorageMount.ioTimeout))
+        let items = Array(forgotten[..<count])
+        _ = prepare(StorageFunction.forget, ProcessorStorageForget(items: items), session)
     }
 }

@@ -10,7 +10,7 @@ extension MountThread {
         let flags = UInt32(bitPattern: file.pointee.flags)
         guard let opened = open(fuse, inode, flags: flags) else { return }
         // Close-to-open: cached pages are good if the file is what it was when this processor opened it last.
-        let isUnchanged = mount.inodes.stamp(inode, DataStamp(opened.attributes))
+        let isUnchanged = mount.inodes.stamp(inode, opened.attributes)
         file.pointee.keep_cache = isUnchanged ? 1 : 0
         answerOpen(fuse, file, opened.handle)
     }

@@ -184,7 +184,7 @@ extension MountThread {
             fuse_reply_err(fuse, EIO)
             return
         }
-        _ = mount.inodes.stamp(parameters.ino, DataStamp(created.entry.attributes))
+        _ = mount.inodes.stamp(parameters.ino, created.entry.attributes)
         file.pointee.fh = handle
         if fuse_reply_create(fuse, &parameters, file) == -ENOENT {
             release(handle)

@@ -35,17 +35,18 @@ extension MountThread {
         }
     }
 
-    private func answerAttributes(_ fuse: OpaquePointer, _ reply: StorageReply) {
+    private func answerAttributes(_ fuse: OpaquePointer, _ inode: UInt64, _ reply: StorageReply) {
         guard reply.error == 0, let attributes: StorageAttributes = decode(reply) else {
             fuse_reply_err(fuse, reply.error == 0 ? EIO : reply.error)
             return
         }
+        mount.inodes.refresh(inode, attributes)
         var status = status(attributes)
         fuse_reply_attr(fuse, &status, StorageMount.attributeTimeout)
     }
 
     func getAttributes(_ fuse: OpaquePointer, _ inode: UInt64) {
-        answerAttributes(fuse, performNode(StorageFunction.getAttributes, inode))
+        answerAttributes(fuse, inode, performNode(StorageFunction.getAttributes, inode))
     }
 
     func setAttributes(
@@ -77,7 +78,7 @@ extension MountThread {
             }
             return encode(message)
         }
-        answerAttributes(fuse, reply)
+        answerAttributes(fuse, inode, reply)
     }
 
     func readLink(_ fuse: OpaquePointer, _ inode: UInt64) {

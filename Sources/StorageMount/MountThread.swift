@@ -23,6 +23,8 @@ final class MountThread {
     let response: UnsafeMutableRawBufferPointer
     /// For directory listings in the kernel's form.
     let listing: UnsafeMutableRawBufferPointer
+    /// How the last call that prepares another one ended.
+    var preparation = Status.ok
     /// Handles to be given back, of session `forgottenSession`.
     var forgotten: UnsafeMutableBufferPointer<ProcessorStorageForget.Item>
     var forgottenCount = 0

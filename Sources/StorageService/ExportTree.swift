@@ -14,6 +14,8 @@ final class ExportTree: Sendable {
     private let devices: [UInt64]
     /// Where an overlay is mounted, to be unmounted at the end; nil for a plain directory.
     private let mountPoint: String?
+    /// Of an overlay's state directory.
+    private let lock: Descriptor?
 
     var root: Int32 { rootDescriptor.raw }
 
@@ -26,7 +28,9 @@ final class ExportTree: Sendable {
             path = directory
             lower = directory
             mountPoint = nil
+            lock = nil
         case .overlay(let lowerPath, let stateDirectory):
+            lock = try OverlayMount.lock(stateDirectory)
             let overlay = try OverlayMount(lower: lowerPath, stateDirectory: stateDirectory, logger: logger)
             path = overlay.mountPoint
             mountPoint = overlay.mountPoint
@@ -94,7 +98,7 @@ final class ExportTree: Sendable {
         return devices
     }
 
-    func isHidden(_ status: borrowing lego_file_status) -> Bool {
+    func isHidden(_ status: lego_file_status) -> Bool {
         for directory in hidden where directory.key == NodeKey(status) { return true }
         return false
     }
@@ -123,7 +127,7 @@ struct NodeKey: Hashable {
     var device: UInt64
     var inode: UInt64
 
-    init(_ status: borrowing lego_file_status) {
+    init(_ status: lego_file_status) {
         device = status.device
         inode = status.inode
     }

@@ -11,6 +11,22 @@ struct OverlayMount {
     private let lower: String
     private let stateDirectory: String
 
+    /// Keeps any other storage component, of whatever process, away from a state directory while the descriptor is open: the
+    /// kernel lets two overlays write to one layer, and both would be damaged.
+    static func lock(_ stateDirectory: String) throws(StorageError) -> Descriptor {
+        try makeDirectory(stateDirectory, mode: 0o700)
+        let path = stateDirectory + "/lock"
+        let raw = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600)
+        if raw < 0 { throw .state(path: path, KernelError("open")) }
+        let descriptor = Descriptor(taking: raw)
+        if flock(raw, LOCK_EX | LOCK_NB) < 0 {
+            if errno == EWOULDBLOCK { throw .stateInUse(path: stateDirectory) }
+            throw .state(path: path, KernelError("flock"))
+        }
+        return descriptor
+    }
+
+    /// With the state directory's lock held.
     init(lower: String, stateDirectory: String, logger: Logger) throws(StorageError) {
         self.lower = lower
         self.stateDirectory = stateDirectory
@@ -18,8 +34,7 @@ struct OverlayMount {
         var status = stat()
         if stat(lower, &status) < 0 { throw .export(path: lower, KernelError("stat")) }
         if status.st_mode & S_IFMT != S_IFDIR { throw .export(path: lower, KernelError("stat", ENOTDIR)) }
-        try makeDirectory(stateDirectory, mode: 0o700)
-        try makeDirectory(mountPoint, mode: 0o700)
+        try Self.makeDirectory(mountPoint, mode: 0o700)
         let below = MountTable.durable(MountTable.current(), below: lower)
         try mount(lower: lower, layer: stateDirectory + "/root", at: mountPoint)
         for entry in below where !entry.mountPoint.hasPrefix(stateDirectory + "/") {
@@ -52,14 +67,14 @@ struct OverlayMount {
 
     private func mount(lower: String, layer: String, at place: String) throws(StorageError) {
         let upper = layer + "/upper"
-        try makeDirectory(layer, mode: 0o700)
-        try makeDirectory(layer + "/work", mode: 0o700)
+        try Self.makeDirectory(layer, mode: 0o700)
+        try Self.makeDirectory(layer + "/work", mode: 0o700)
         // The merged root shows the upper directory's owner and permissions.
         var status = stat()
         if stat(lower, &status) < 0 { throw .export(path: lower, KernelError("stat")) }
         var existing = stat()
         if stat(upper, &existing) < 0 {
-            try makeDirectory(upper, mode: 0o700)
+            try Self.makeDirectory(upper, mode: 0o700)
             if chown(upper, status.st_uid, status.st_gid) < 0 || chmod(upper, status.st_mode & 0o7777) < 0 {
                 throw .state(path: upper, KernelError("chmod"))
             }
@@ -82,7 +97,7 @@ struct OverlayMount {
         path.replacing("\\", with: "\\\\").replacing(",", with: "\\,").replacing(":", with: "\\:")
     }
 
-    private func makeDirectory(_ path: String, mode: UInt32) throws(StorageError) {
+    private static func makeDirectory(_ path: String, mode: UInt32) throws(StorageError) {
         if mkdir(path, mode) < 0 && errno != EEXIST { throw .state(path: path, KernelError("mkdir")) }
     }
 }

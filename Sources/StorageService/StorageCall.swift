@@ -25,7 +25,7 @@ struct StorageCall {
     }
 
     /// The attributes of a node as its status tells them.
-    func attributes(_ status: borrowing lego_file_status) -> StorageAttributes {
+    func attributes(_ status: lego_file_status) -> StorageAttributes {
         var attributes = StorageAttributes()
         attributes.inode = tree.inode(status.inode, device: status.device)
         attributes.size = status.size
@@ -42,6 +42,7 @@ struct StorageCall {
         attributes.group = status.gid
         attributes.special = status.special
         attributes.blockBytes = status.block_bytes
+        attributes.birth = status.birth_ns
         return attributes
     }
 

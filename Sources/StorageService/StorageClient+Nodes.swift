@@ -13,6 +13,17 @@ struct NodeUse {
     var isDirectory: Bool { type == UInt32(S_IFDIR) }
 }
 
+extension StorageClient.Node {
+    mutating func setBirth(_ status: lego_file_status) {
+        birth = type == UInt32(S_IFREG) ? status.birth_ns : 0
+    }
+
+    /// Whether a file that was found by the node's name is the node.
+    func isSame(_ status: lego_file_status) -> Bool {
+        key == NodeKey(status) && (birth == 0 || birth == status.birth_ns)
+    }
+}
+
 extension StorageClient {
     /// Opens a node by handle for one request; `endUse` must follow where it succeeded. ESTALE for a handle that is not in use, and
     /// for a node that is no longer where it was. Cost: a lock, and for a node that is not at hand two system calls.
@@ -20,8 +31,7 @@ extension StorageClient {
 
     private func use(_ handle: UInt64, depth: Int) -> NodeUse {
         withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(NAME_MAX) + 1) { name in
-            var parent: UInt64 = 0
-            var key = NodeKey(lego_file_status())
+            var known = Node(key: NodeKey(lego_file_status()), name: nil, type: 0)
             let atHand = withState { state -> NodeUse? in
                 guard !state.isClosed, let node = state.nodes.pointer(handle) else { return .failed(ESTALE) }
                 if node.pointee.descriptor >= 0 {
@@ -29,30 +39,29 @@ extension StorageClient {
                     state.touch(handle)
                     return NodeUse(node: handle, descriptor: node.pointee.descriptor, type: node.pointee.type)
                 }
-                guard let known = node.pointee.name else { return .failed(ESTALE) }
-                strcpy(name.baseAddress!, known)
-                parent = node.pointee.parent
-                key = node.pointee.key
+                guard let last = node.pointee.name else { return .failed(ESTALE) }
+                strcpy(name.baseAddress!, last)
+                known = node.pointee
                 return nil
             }
             if let atHand { return atHand }
-            return reopen(handle, key, parent, name.baseAddress!, depth)
+            return reopen(handle, known, name.baseAddress!, depth)
         }
     }
 
     /// As deep as the node lies in the tree, at most; a parent's descriptor is most often at hand. The depth is bounded because a
     /// program can make a tree as deep as it likes, and each level takes stack.
     private func reopen(
-        _ handle: UInt64, _ key: NodeKey, _ parent: UInt64, _ name: UnsafePointer<CChar>, _ depth: Int
+        _ handle: UInt64, _ known: Node, _ name: UnsafePointer<CChar>, _ depth: Int
     ) -> NodeUse {
         if depth == 1024 { return .failed(ENAMETOOLONG) }
-        let directory = use(parent, depth: depth + 1)
+        let directory = use(known.parent, depth: depth + 1)
         if directory.descriptor < 0 { return directory }
         let opened = lego_file_locate(directory.descriptor, name)
         endUse(directory)
         if opened < 0 { return .failed(opened == -ENOENT || opened == -ENOTDIR ? ESTALE : -opened) }
         var status = lego_file_status()
-        if lego_file_status(opened, "", &status) < 0 || NodeKey(status) != key {
+        if lego_file_status(opened, "", &status) < 0 || !known.isSame(status) {
             close(opened)
             return .failed(ESTALE)
         }
@@ -90,21 +99,31 @@ extension StorageClient {
 
     /// Counts a reference of the client to what `name` in `parent` leads to; answers its handle, or nil when the client knows as
     /// many nodes as it may (or `parent` is gone).
-    func remember(parent: UInt64, name: UnsafePointer<CChar>, _ status: borrowing lego_file_status) -> UInt64? {
+    func remember(parent: UInt64, name: UnsafePointer<CChar>, _ status: lego_file_status) -> UInt64? {
         let key = NodeKey(status)
         let type = status.mode & UInt32(S_IFMT)
         return withState { state -> UInt64? in
             guard !state.isClosed, state.nodes.pointer(parent) != nil else { return nil }
             if let handle = state.byKey[key], let node = state.nodes.pointer(handle), node.pointee.type == type {
                 node.pointee.references += 1
+                node.pointee.setBirth(status)
                 if handle != root { state.rename(handle, parent, name) }
                 return handle
             }
-            let node = Node(key: key, name: nil, type: type, references: 1)
+            var node = Node(key: key, name: nil, type: type, references: 1)
+            node.setBirth(status)
             guard let handle = state.nodes.insert(node) else { return nil }
             state.byKey[key] = handle
             state.rename(handle, parent, name)
             return handle
+        }
+    }
+
+    /// Notes what a node that is in use is known by: an overlay makes its inode anew when it is changed first.
+    func refresh(_ use: NodeUse, _ status: lego_file_status) {
+        withState { state in
+            guard let node = state.nodes.pointer(use.node), node.pointee.key == NodeKey(status) else { return }
+            node.pointee.setBirth(status)
         }
     }
 
@@ -119,7 +138,7 @@ extension StorageClient {
     }
 
     /// The client's node with that identity, open for one request, or nil when it has none or it cannot be opened.
-    func useKnown(_ status: borrowing lego_file_status) -> NodeUse? {
+    func useKnown(_ status: lego_file_status) -> NodeUse? {
         let key = NodeKey(status)
         guard let handle = withState({ $0.byKey[key] }) else { return nil }
         let use = use(handle)

@@ -15,6 +15,9 @@ import Synchronization
 final class StorageClient: Sendable {
     struct Node: BitwiseCopyable {
         var key: NodeKey
+        /// Of a regular file, when its inode was made: an inode number that was given to another file is not the same node.
+        /// (0 for others: an overlay makes a directory anew when something in it changes first.)
+        var birth: UInt64 = 0
         /// 0 for the root and for a node without a name.
         var parent: UInt64 = 0
         /// Allocated with strdup; nil for the root and for a node without a name.

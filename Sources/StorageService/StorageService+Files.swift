@@ -32,6 +32,7 @@ extension StorageService {
                 let file = call.client.opened(
                     descriptor, node: node.node, isDirectory: node.isDirectory, device: status.device)
             else { return call.fail(ENFILE) }
+            call.client.refresh(node, status)
             return call.answer(StorageProcessorOpened(file: file, attributes: call.attributes(status)))
         }
     }

@@ -19,7 +19,9 @@ extension StorageService {
     private func answerAttributes(_ call: StorageCall, _ node: NodeUse) -> CallResult {
         var status = lego_file_status()
         let result = lego_file_status(node.descriptor, "", &status)
-        return result < 0 ? call.fail(result) : call.answer(call.attributes(status))
+        if result < 0 { return call.fail(result) }
+        call.client.refresh(node, status)
+        return call.answer(call.attributes(status))
     }
 
     func setAttributes(_ call: StorageCall) -> CallResult {

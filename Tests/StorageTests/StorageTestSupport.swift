@@ -202,3 +202,25 @@ func put(_ path: String, _ text: String, flags: Int32 = O_CREAT | O_TRUNC) -> In
     defer { close(file) }
     return write(file, text, text.utf8.count) == text.utf8.count ? 0 : errno
 }
+
+/// The end of something that runs on another thread.
+final class TestStart: Sendable {
+    private let outcome = Mutex<Result<String, any Error>?>(nil)
+
+    func finish(_ result: Result<String, any Error>) { outcome.withLock { $0 = result } }
+    func result() throws -> String {
+        guard let outcome = outcome.withLock({ $0 }) else { throw CheckFailure(description: "it never ended") }
+        return try outcome.get()
+    }
+
+    /// Waits until the text of a file is another than now, as long as the thread runs; false when it has ended.
+    func waitForFile(_ path: String) -> Bool {
+        let before = contents(path)
+        let deadline = Deadline.after(.seconds(60))
+        while outcome.withLock({ $0 == nil }) && !deadline.hasPassed {
+            if let now = contents(path), now != before { return true }
+            usleep(500)
+        }
+        return false
+    }
+}

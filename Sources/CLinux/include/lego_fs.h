@@ -17,6 +17,7 @@ struct lego_file_status {
   uint32_t uid, gid;
   uint32_t special; // the device that a device node stands for, as mknod(2) takes it
   uint32_t block_bytes;
+  uint64_t birth_ns; // when the inode was made, since 1970; 0 when the file system does not tell
 };
 
 // One entry of a directory. Valid until the buffer that it was read from is overwritten.

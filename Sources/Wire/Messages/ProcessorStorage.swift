@@ -26,8 +26,9 @@ public struct StorageAttributes: WireMessage, Equatable {
     /// The device that a device node stands for.
     public var special: UInt32 = 0
     public var blockBytes: UInt32 = 0
-    /// Reserved, zero.
-    public var reserved: UInt64 = 0
+    /// When the inode was made, in nanoseconds since 1970; 0 when the file system does not tell. With the inode number it tells
+    /// a file from one that got its number later.
+    public var birth: UInt64 = 0
 
     public init() {}
 
@@ -47,7 +48,7 @@ public struct StorageAttributes: WireMessage, Equatable {
         writer.write(group)
         writer.write(special)
         writer.write(blockBytes)
-        writer.write(reserved)
+        writer.write(birth)
     }
 
     public init?(from reader: inout WireReader) {
@@ -66,7 +67,7 @@ public struct StorageAttributes: WireMessage, Equatable {
         group = reader.read()
         special = reader.read()
         blockBytes = reader.read()
-        reserved = reader.read()
+        birth = reader.read()
         if !reader.isValid { return nil }
     }
 }

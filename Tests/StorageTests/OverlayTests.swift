@@ -1,0 +1,137 @@
+import Glibc
+import StorageMount
+import Testing
+
+@testable import StorageService
+
+extension StorageTests {
+    @Suite struct OverlayTests {
+        private func withTree<Result: Sendable>(
+            _ configuration: StorageConfiguration, at mountPoint: String,
+            _ body: @escaping @Sendable () throws -> Result
+        ) async throws -> Result {
+            try await withPrivateMounts {
+                let storage = try TestStorage(configuration)
+                defer { storage.close() }
+                let processor = try TestProcessor(storage, at: mountPoint)
+                defer { processor.close() }
+                return try body()
+            }
+        }
+
+        @Test func changesArePrivateAndLast() async throws {
+            let directory = try TemporaryDirectory()
+            let (lower, mountPoint) = (directory.make("lower"), directory.make("mount"))
+            let state = directory.make("state:with,odd\\name")
+            mkdir(lower + "/d", 0o750)
+            put(lower + "/d/a", "lower")
+            put(lower + "/b", "lower")
+            let configuration = StorageConfiguration(export: .overlay(lower: lower, stateDirectory: state))
+            try await withTree(configuration, at: mountPoint) {
+                try check(contents(mountPoint + "/d/a") == "lower", "what is below")
+                try check(put(mountPoint + "/d/a", "upper") == 0, "change")
+                try check(unlink(mountPoint + "/b") == 0, "removal")
+                try check(
+                    rename(mountPoint + "/d", mountPoint + "/e") == 0, "rename of a directory from below: \(errno)")
+                try check(put(mountPoint + "/c", "new") == 0, "creation")
+            }
+            #expect(contents(lower + "/d/a") == "lower")
+            #expect(contents(lower + "/b") == "lower")
+            #expect(contents(lower + "/c") == nil)
+            let later = try await withTree(configuration, at: mountPoint) {
+                [mountPoint + "/e/a", mountPoint + "/b", mountPoint + "/c"].map(contents)
+            }
+            #expect(later == ["upper", nil, "new"])
+        }
+
+        /// The default of a local rack: the host's own tree, with the state in it.
+        @Test func hostTreeHidesTheState() async throws {
+            let directory = try TemporaryDirectory()
+            let (mountPoint, state) = (directory.make("mount"), directory.make("state"))
+            put(state + "/secret", "secret")
+            let configuration = StorageConfiguration(export: .overlay(lower: "/", stateDirectory: state))
+            let output = try await withTree(configuration, at: mountPoint) { () -> String in
+                let inside = mountPoint + directory.path
+                var status = stat()
+                try check(stat(inside, &status) == 0, "the directory around it: \(errno)")
+                try check(errorNumber(stat(inside + "/state", &status)) == ENOENT, "by name")
+                try check(contents(inside + "/state/secret") == nil, "what is in it")
+                let names = try Child.run(["ls", inside]).split(separator: "\n")
+                try check(!names.contains("state") && names.contains("mount"), "listing: \(names)")
+                try check(errorNumber(mkdir(inside + "/state", 0o755)) == EEXIST, "its name stays taken")
+                try check(errorNumber(rmdir(inside + "/state")) != 0, "removal")
+                // Programs of the host run from the tree.
+                return try Child.run([
+                    "chroot", mountPoint, "/bin/sh", "-c",
+                    "echo written >/tmp/lego-overlay-test && cat /tmp/lego-overlay-test",
+                ])
+            }
+            #expect(output == "written\n")
+            #expect(access("/tmp/lego-overlay-test", F_OK) != 0)
+        }
+
+        @Test func stateInUseIsRefused() async throws {
+            let directory = try TemporaryDirectory()
+            let (lower, state) = (directory.make("lower"), directory.make("state"))
+            let configuration = StorageConfiguration(export: .overlay(lower: lower, stateDirectory: state))
+            let text = try await withPrivateMounts { () -> String in
+                let storage = try TestStorage(configuration)
+                defer { storage.close() }
+                do {
+                    try TestStorage(configuration).close()
+                    return "started"
+                } catch {
+                    return "\(error)"
+                }
+            }
+            #expect(text.hasPrefix(state + " is used by another storage component"), "\(text)")
+        }
+
+        @Test func errorsNameWhatIsWrong() async throws {
+            let directory = try TemporaryDirectory()
+            put(directory.path + "/file", "")
+            func failure(_ export: StorageConfiguration.Export) async throws -> String {
+                try await withPrivateMounts {
+                    do {
+                        try TestStorage(StorageConfiguration(export: export)).close()
+                        return "started"
+                    } catch {
+                        return "\(error)"
+                    }
+                }
+            }
+            let absent = directory.path + "/absent"
+            #expect(
+                try await failure(.directory(absent)) == "\(absent) cannot be exported: open: No such file or directory"
+            )
+            let file = directory.path + "/file"
+            #expect(try await failure(.directory(file)) == "\(file) cannot be exported: open: Not a directory")
+            let state = directory.make("state")
+            #expect(
+                try await failure(.overlay(lower: file, stateDirectory: state))
+                    == "\(file) cannot be exported: stat: Not a directory")
+            let text = try await failure(.overlay(lower: "/", stateDirectory: "/proc/nowhere"))
+            #expect(text.hasPrefix("/proc/nowhere cannot hold the tree's private layer: mkdir: "))
+        }
+
+        @Test func mountTable() {
+            let text = """
+                22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
+                23 22 0:21 / /proc rw - proc proc rw
+                24 22 254:1 / /home\\040of\\011all rw shared:1 - ext4 /dev/vdb rw
+                25 22 0:33 /sub /srv rw master:1 - btrfs /dev/vdc rw,subvol=/sub
+                26 22 0:25 / /tmp rw - tmpfs tmpfs rw
+                27 24 0:26 / /usr rw - tmpfs tmpfs rw
+                28 24 254:2 / /usr rw - ext4 /dev/vdd rw
+                29 24 254:2 / /var/x rw - ext4 /dev/vdd rw
+                30 24 0:26 / /var/x rw - tmpfs tmpfs rw
+                a line that is none
+                """
+            let entries = MountTable.parse(text)
+            #expect(entries.count == 9)
+            #expect(MountTable.durable(entries, below: "/").map(\.mountPoint) == ["/home of\tall", "/srv", "/usr"])
+            #expect(MountTable.durable(entries, below: "/usr").isEmpty)
+            #expect(OverlayMount.escaped("/a:b,c\\d") == "/a\\:b\\,c\\\\d")
+        }
+    }
+}
