@@ -34,22 +34,31 @@ struct Legoctl: ParsableCommand {
         do {
             try command.run()
             return 0
-        } catch let failure as CommandFailure {
+        } catch {
+            return report(running: error)
+        }
+    }
+
+    private static func report(running error: any Error) -> Int32 {
+        switch error {
+        case let failure as CommandFailure:
             Output.complain(failure.description)
             return failure.exitStatus
-        } catch let error as ManagementError {
-            Output.complain(error.advice)
-            if case .refused(_, let failure) = error, let status = failure.exitStatus { return Int32(clamping: status) }
+        case let failure as ManagementError:
+            Output.complain(failure.advice)
+            if case .refused(_, let refusal) = failure, let status = refusal.exitStatus {
+                return Int32(clamping: status)
+            }
             return 1
-        } catch let error as ConfigurationError {
-            Output.complain(error.description)
-            return error.exitStatus
-        } catch let code as ExitCode {
-            return code.rawValue
-        } catch let help as CleanExit {
-            Output.write(fullMessage(for: help) + "\n")
-            return 0
-        } catch {
+        case let failure as ConfigurationError:
+            Output.complain(failure.description)
+            return failure.exitStatus
+        default:
+            // Help that was asked for comes as an error, too.
+            if exitCode(for: error).isSuccess {
+                Output.write(fullMessage(for: error) + "\n")
+                return 0
+            }
             Output.complain("\(error)")
             return 1
         }

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import Kernel
+import Wire
 
 /// A program that could not be started. Nothing of it is left.
 public struct SandboxFailure: Error, Equatable, CustomStringConvertible {
@@ -31,7 +32,7 @@ extension SandboxFailure {
         case LEGO_SANDBOX_STAGE_EXECUTE, LEGO_SANDBOX_STAGE_INTERPRETER, LEGO_SANDBOX_STAGE_LOAD:
             self = Self.execution(stage, report.error, subject, plan)
         case LEGO_SANDBOX_STAGE_WORKING:
-            let what = "the working directory \(subject) cannot be entered in the tree of \(plan.rootName): \(error)"
+            let what = "\(StartRefusal.workingDirectory(subject)) in the tree of \(plan.rootName): \(error)"
             self.init("\(what); give another one with --cwd")
         case LEGO_SANDBOX_STAGE_ROOT:
             self.init("the tree of \(plan.rootName) at \(subject) cannot be the program's root: \(error)")

@@ -3,6 +3,7 @@ import Glibc
 import Kernel
 import ManagementAPI
 import RackConfiguration
+import Wire
 
 struct RunCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
@@ -36,9 +37,11 @@ struct RunCommand: ParsableCommand {
     var command: [String] = []
 
     func run() throws {
+        // Everything from the first word on is the program's, and help is asked for in its place.
+        if command.first == "--help" || command.first == "-h" { throw CleanExit.helpRequest(self) }
         let request = try submission()
         let client = try options.client()
-        let submitted = try client.submit(request)
+        let submitted = try submit(request, to: client)
         // For people: a script that compares outputs wants those of the program alone.
         if let notice = submitted.notice, isatty(2) == 1 { Output.complain(notice) }
         if detach {
@@ -57,6 +60,24 @@ struct RunCommand: ParsableCommand {
         case .endOfStream:
             try Self.endAfterLoss(client, submitted, title).leave(program: submitted.id, name: title)
         }
+    }
+
+    /// Submits. The caller's own directory need not exist in the rack's tree, or be open to the program's user: the program then
+    /// starts in / and the caller is told. A directory that was asked for must be there.
+    private func submit(_ request: SubmitRequest, to client: ManagementClient) throws -> Submitted {
+        do {
+            return try client.submit(request)
+        } catch {
+            let start = StartRefusal.workingDirectory(request.workingDirectory)
+            guard case .refused(_, let failure) = error, cwd == nil, failure.reason.hasPrefix(start) else {
+                throw error
+            }
+        }
+        var elsewhere = request
+        elsewhere.workingDirectory = "/"
+        let submitted = try client.submit(elsewhere)
+        Output.complain("the program cannot enter \(Output.printable(request.workingDirectory)); it runs in /")
+        return submitted
     }
 
     /// The processor went away: what became of the program, the manager knows after the lease.
