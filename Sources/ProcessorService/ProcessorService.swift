@@ -7,11 +7,11 @@ import Logging
 import Synchronization
 import Wire
 
-/// A processor component (pComponent, LegoOS §4.3): runs programs. Its memory engine gives them memory behind the ExCache, their
-/// files come from the storage component's tree, their streams go to whoever attaches.
+/// A processor component (pComponent, LegoOS §4.3): runs programs. Its memory engine gives them memory behind the
+/// ExCache, their files come from the storage component's tree, their streams go to whoever attaches.
 public final class ProcessorService: Sendable {
-    /// How long building a program's namespaces and loading it may take: the tree is remote. Less than the manager waits for the
-    /// answer.
+    /// How long building a program's namespaces and loading it may take: the tree is remote. Less than the manager
+    /// waits for the answer.
     private static let setupLimit = Duration.seconds(10)
 
     private let configuration: ProcessorConfiguration
@@ -23,14 +23,15 @@ public final class ProcessorService: Sendable {
     private let attach: AttachServer
     private let attachThread = Mutex<KernelThread?>(nil)
 
-    /// Gives this process a mount namespace of its own, so that the storage mount and all binds vanish with the last of its
-    /// processes. Must be called while the process has one thread.
+    /// Gives this process a mount namespace of its own, so that the storage mount and all binds vanish with the last of
+    /// its processes. Must be called while the process has one thread.
     public static func enterPrivateMounts() throws(KernelError) {
         _ = try checked("unshare CLONE_NEWNS", lego_mount_unshare())
     }
 
-    /// Opens the attach port and offers the manager's functions on `node`, which must not have been started. `buffers` hands out the
-    /// node's pool; `place` asks the manager where a program's next region shall live, and may take some seconds.
+    /// Opens the attach port and offers the manager's functions on `node`, which must not have been started. `buffers`
+    /// hands out the node's pool; `place` asks the manager where a program's next region shall live, and may take some
+    /// seconds.
     public convenience init(
         node: RackNode, buffers: PoolAllocator, configuration: ProcessorConfiguration, hooks: ProcessorHooks,
         place: @escaping RemoteMemory.Place, logger: Logger
@@ -110,13 +111,14 @@ public final class ProcessorService: Sendable {
     /// One report for each running program, for the manager's heartbeat.
     public func runningReports() -> [ProcessorManagerReport] { table.all.compactMap { $0.runningReport() } }
 
-    /// A component is lost. Programs with memory there end; a lost storage component answers their reads and writes with errors.
+    /// A component is lost. Programs with memory there end; a lost storage component answers their reads and writes
+    /// with errors.
     public func componentLost(_ node: NodeID) {
         for program in table.all { program.memoryLost(node) }
     }
 
-    /// Ends all programs and waits until nothing of them is left: SIGTERM, then SIGKILL. Their ends are reported if the manager
-    /// can be reached. Once.
+    /// Ends all programs and waits until nothing of them is left: SIGTERM, then SIGKILL. Their ends are reported if the
+    /// manager can be reached. Once.
     public func stop() {
         table.close()
         attach.stop()

@@ -1,6 +1,6 @@
-// The guardian is outside the program's namespaces and has one thread. It outlives a killed daemon just long enough to kill the
-// program: until the last process is gone it keeps the userfault descriptors and the filter's listener open, so that no page
-// reads as zero and no trapped call fails in a program whose monitor has died.
+// The guardian is outside the program's namespaces and has one thread. It outlives a killed daemon just long enough to
+// kill the program: until the last process is gone it keeps the userfault descriptors and the filter's listener open,
+// so that no page reads as zero and no trapped call fails in a program whose monitor has died.
 #define _GNU_SOURCE
 #include "lego_pidfd.h"
 #include "lego_process.h"
@@ -71,8 +71,8 @@ static void fail(struct guardian *guardian, enum lego_sandbox_stage stage, int e
   kill_namespace(guardian);
 }
 
-// Whether the address space behind a userfault descriptor has been torn down: the kernel looks at it (ESRCH) before it looks for
-// memory at address 0 (ENOENT), and changes nothing in either case.
+// Whether the address space behind a userfault descriptor has been torn down: the kernel looks at it (ESRCH) before it
+// looks for memory at address 0 (ENOENT), and changes nothing in either case.
 static int is_dead(int descriptor) {
   struct uffdio_writeprotect nothing = {.range = {.start = 0, .len = 4096}, .mode = 0};
   return ioctl(descriptor, UFFDIO_WRITEPROTECT, &nothing) < 0 && errno == ESRCH;
@@ -108,13 +108,14 @@ static int take_faults(struct guardian *guardian) {
   char kind;
   int descriptors[LEGO_SOCKET_DESCRIPTORS_MAX];
   size_t count = 0;
-  ssize_t received = lego_receive_descriptors(LEGO_SANDBOX_FAULTS, &kind, 1, descriptors, LEGO_SOCKET_DESCRIPTORS_MAX, &count,
-                                              NULL, MSG_DONTWAIT);
+  ssize_t received = lego_receive_descriptors(LEGO_SANDBOX_FAULTS, &kind, 1, descriptors,
+                                              LEGO_SOCKET_DESCRIPTORS_MAX, &count, NULL, MSG_DONTWAIT);
   if (received == -EAGAIN || received == -EINTR) return 1;
   if (received == 0) return 0;
   int result = received < 0 ? (int)received : 0;
   for (size_t i = 0; i < count && result == 0; i++) result = keep(&guardian->faults, descriptors[i]);
-  // A descriptor that cannot be kept would let pages read as zero if the daemon died: better no program than a wrong one.
+  // A descriptor that cannot be kept would let pages read as zero if the daemon died: better no program than a wrong
+  // one.
   if (result < 0) kill_namespace(guardian);
   return 1;
 }
@@ -133,8 +134,8 @@ static int take_inner(struct guardian *guardian) {
   struct lego_peer_credentials sender;
   int descriptor = -1;
   size_t descriptor_count = 0;
-  ssize_t received = lego_receive_descriptors(guardian->inner, &message, sizeof message, &descriptor, 1, &descriptor_count,
-                                              &sender, MSG_DONTWAIT);
+  ssize_t received = lego_receive_descriptors(guardian->inner, &message, sizeof message, &descriptor, 1,
+                                              &descriptor_count, &sender, MSG_DONTWAIT);
   if (received == -EINTR) return 1;
   if (received != sizeof message) return 0;
   message.subject[sizeof message.subject - 1] = 0;

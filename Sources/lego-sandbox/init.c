@@ -1,5 +1,5 @@
-// Process 1 of the program's namespace: builds the root, starts the program and reaps whatever is orphaned. When it ends, the
-// kernel kills every other process of the namespace before the guardian sees it end.
+// Process 1 of the program's namespace: builds the root, starts the program and reaps whatever is orphaned. When it
+// ends, the kernel kills every other process of the namespace before the guardian sees it end.
 #define _GNU_SOURCE
 #include "lego_pidfd.h"
 #include "lego_socket.h"
@@ -46,7 +46,8 @@ static pid_t wait_for(pid_t process, int *status) {
   return found;
 }
 
-// Waits until the program has been loaded: it asked to be traced, so exec stops it with SIGTRAP before its first instruction.
+// Waits until the program has been loaded: it asked to be traced, so exec stops it with SIGTRAP before its first
+// instruction.
 static void await_exec(int inner, pid_t program) {
   for (;;) {
     int status = 0;

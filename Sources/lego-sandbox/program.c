@@ -38,7 +38,8 @@ static void take_streams(const struct start *start, int inner) {
 }
 
 static void set_limits(int inner) {
-  // No core files: they would be made of pages that are not here. 1 and not 0, which does not keep a core from a handler (core(5)).
+  // No core files: they would be made of pages that are not here. 1 and not 0, which does not keep a core from a
+  // handler (core(5)).
   struct rlimit core = {1, 1}, files;
   if (setrlimit(RLIMIT_CORE, &core) < 0 || getrlimit(RLIMIT_NOFILE, &files) < 0)
     fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "setrlimit");
@@ -79,7 +80,8 @@ static void become_user(const struct start *start, int inner) {
 }
 
 static void reset_signals(void) {
-  // By the kernel's own interface: the C library keeps two signals to itself, whose disposition is inherited all the same.
+  // By the kernel's own interface: the C library keeps two signals to itself, whose disposition is inherited all the
+  // same.
   const struct {
     void *handler;
     unsigned long flags;
@@ -88,7 +90,8 @@ static void reset_signals(void) {
   } standard = {0};
   sigset_t none;
   sigemptyset(&none);
-  for (int number = 1; number < _NSIG; number++) syscall(SYS_rt_sigaction, number, &standard, NULL, sizeof standard.mask);
+  for (int number = 1; number < _NSIG; number++)
+    syscall(SYS_rt_sigaction, number, &standard, NULL, sizeof standard.mask);
   sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
@@ -143,7 +146,8 @@ static _Noreturn void execute(const struct start *start, int inner) {
 }
 
 _Noreturn void program_run(const struct start *start, int inner) {
-  // A group of its own, in the session of init, as a shell with job control gives: the group is not orphaned, so SIGTSTP stops it.
+  // A group of its own, in the session of init, as a shell with job control gives: the group is not orphaned, so
+  // SIGTSTP stops it.
   setpgid(0, 0);
   take_streams(start, inner);
   set_limits(inner);

@@ -1,5 +1,5 @@
-// What the program sees: the storage component's tree with file systems of this namespace on /proc, /dev, /sys and /tmp. All of
-// it is mounted after the old root is gone, so that no link in the tree can lead a mount outside.
+// What the program sees: the storage component's tree with file systems of this namespace on /proc, /dev, /sys and
+// /tmp. All of it is mounted after the old root is gone, so that no link in the tree can lead a mount outside.
 #define _GNU_SOURCE
 #include "sandbox.h"
 #include <errno.h>

@@ -1,4 +1,5 @@
-// The parts of lego-sandbox: one guardian, the namespace's first process and the program's first process, in this order.
+// The parts of lego-sandbox: one guardian, the namespace's first process and the program's first process, in this
+// order.
 //
 //   guardian.c  outside the namespaces; between the daemon and the program; kills the one when the other dies
 //   init.c      process 1 inside: builds the root, starts the program, reaps
@@ -32,7 +33,8 @@ struct failure {
   const char *subject;
 };
 
-// What init and program tell the guardian over the inner socket. The guardian's answer to HELD is the byte LEGO_SANDBOX_GO.
+// What init and program tell the guardian over the inner socket. The guardian's answer to HELD is the byte
+// LEGO_SANDBOX_GO.
 enum inner_kind {
   INNER_FILTERED = 1, // program, with the listener of its filter; the kernel attests its process number
   INNER_HELD = 2,     // init, with the program's pidfd: loaded, and stopped before its first instruction
@@ -54,6 +56,6 @@ _Noreturn void guardian_run(void);
 _Noreturn void init_run(const struct start *start, int inner);
 _Noreturn void program_run(const struct start *start, int inner);
 
-// Makes the tree the root of this mount namespace, with file systems of its own for /proc, /dev, /sys and /tmp, and lets go of
-// the old root. Answers 0, or -1 and the failure.
+// Makes the tree the root of this mount namespace, with file systems of its own for /proc, /dev, /sys and /tmp, and
+// lets go of the old root. Answers 0, or -1 and the failure.
 int root_build(const struct start *start, struct failure *failure);

@@ -80,8 +80,8 @@ int start_receive(int control, int deadline_ms, struct start *start) {
   if (ready <= 0) return ready == 0 ? -ETIMEDOUT : -errno;
   int descriptors[4];
   size_t descriptor_count = 0;
-  ssize_t count = lego_receive_descriptors(control, &start->header, sizeof start->header, descriptors, 4, &descriptor_count,
-                                           NULL, 0);
+  ssize_t count = lego_receive_descriptors(control, &start->header, sizeof start->header, descriptors, 4,
+                                           &descriptor_count, NULL, 0);
   if (count < 0) return (int)count;
   if (count == 0) return -ECONNRESET;
   const struct lego_sandbox_start *header = &start->header;

@@ -57,7 +57,7 @@ import Wire
         let script = "trap 'echo term' TERM; trap 'echo int' INT; echo up; sleep 1000; echo next; sleep 1000; echo last"
         let client = try harness.run(1, ["bash", "-c", script])
         try client.await(output: "up\n")
-        let shell = try #require(Self.children(of: harness, count: 2).first)
+        let shell = try #require(Self.firstProcess())
         #expect(eventually { readText("/proc/\(shell)/task/\(shell)/children") != "" })
         try client.send(.signal, [UInt8(SIGTERM)])
         try client.send(.signal, [UInt8(SIGINT)])
@@ -66,29 +66,13 @@ import Wire
         #expect(try client.finish().exit.signal == UInt32(SIGKILL))
     }
 
-    /// Host numbers of the program's first process, and of nothing else.
-    private static func children(of harness: ProgramHarness, count: Int) -> [Int32] {
-        let own = readText("/proc/self/task/\(getpid())/children") + " " + allChildren()
-        let guardians = own.split(separator: " ").compactMap { Int32($0) }
-            .filter { readText("/proc/\($0)/comm") == "lego-guardian\n" }
-        return guardians.flatMap { descend(from: $0) }.flatMap { descend(from: $0) }
+    /// Host number of the first process of the only program.
+    private static func firstProcess() -> Int32? {
+        guardianOfThisProcess().flatMap(child(of:)).flatMap(child(of:))
     }
 
-    private static func allChildren() -> String {
-        guard let tasks = opendir("/proc/self/task") else { return "" }
-        defer { closedir(tasks) }
-        var text = ""
-        while let entry = readdir(tasks) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if Int32(name) != nil { text += readText("/proc/self/task/\(name)/children") + " " }
-        }
-        return text
-    }
-
-    private static func descend(from process: Int32) -> [Int32] {
-        readText("/proc/\(process)/task/\(process)/children").split(separator: " ").compactMap { Int32($0) }
+    private static func child(of process: Int32) -> Int32? {
+        readText("/proc/\(process)/task/\(process)/children").split(separator: " ").first.flatMap { Int32($0) }
     }
 
     @Test func endOfInputReachesTheProgram() throws {

@@ -56,35 +56,15 @@ import Wire
         // Each turn makes two address spaces, by fork and by exec.
         let client = try harness.run(1, ["sh", "-c", "for i in $(seq 40); do /bin/true; done; echo done; read line"])
         try client.await(output: "done\n")
-        let guardian = try #require(Self.guardian())
+        let guardian = try #require(guardianOfThisProcess())
         #expect(Self.userfaultDescriptors(of: guardian) > 0)
         #expect(Self.userfaultDescriptors(of: guardian) <= 64)
         try client.sendInput([10])
         #expect(try client.finish().exit.exitStatus == 0)
     }
 
-    private static func entries(_ path: String) -> [String] {
-        guard let directory = opendir(path) else { return [] }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            names.append(
-                withUnsafePointer(to: &entry.pointee.d_name) {
-                    $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-                })
-        }
-        return names
-    }
-
-    private static func guardian() -> Int32? {
-        entries("/proc").compactMap { Int32($0) }.first {
-            readText("/proc/\($0)/comm") == "lego-guardian\n"
-                && readText("/proc/\($0)/status").contains("PPid:\t\(getpid())\n")
-        }
-    }
-
     private static func userfaultDescriptors(of process: Int32) -> Int {
-        entries("/proc/\(process)/fd").count { name in
+        directoryEntries("/proc/\(process)/fd").count { name in
             var target = [CChar](repeating: 0, count: 64)
             let count = readlink("/proc/\(process)/fd/\(name)", &target, target.count - 1)
             let text = String(decoding: target.prefix(max(0, count)).map(UInt8.init(bitPattern:)), as: UTF8.self)

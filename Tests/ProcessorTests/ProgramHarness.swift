@@ -13,6 +13,8 @@ import Wire
 final class NativeEngine: MemoryEngine {
     let filter = SandboxHarness.allowAll
     let residentBytes: UInt64 = 4096
+    /// Whether it takes no program.
+    let isRefusing = Mutex(false)
     private let onEnds = Mutex<[ProgramID: @Sendable (EndCause) -> Void]>([:])
     /// Programs whose memory has been given back.
     let stopped = Mutex<[ProgramID]>([])
@@ -33,6 +35,7 @@ final class NativeEngine: MemoryEngine {
     func makeMemory(
         for seat: ProgramSeat, listener: consuming Descriptor, onEnd: @escaping @Sendable (EndCause) -> Void
     ) throws(KernelError) -> any ProgramMemory {
+        if isRefusing.withLock({ $0 }) { throw KernelError("userfaultfd", ENOMEM) }
         onEnds.withLock { $0[seat.program] = onEnd }
         return Memory(program: seat.program, engine: self)
     }
@@ -42,7 +45,8 @@ final class NativeEngine: MemoryEngine {
     }
 }
 
-/// A processor service without a rack around it: a manager that takes every report (or none), this host's files as the tree.
+/// A processor service without a rack around it: a manager that takes every report (or none), this host's files as the
+/// tree.
 final class ProgramHarness {
     static let token: [UInt8] = Array(1...16)
 

@@ -69,6 +69,18 @@ import Wire
         #expect(harness.service.start(harness.request(1, ["true"])).0 == .exists)
     }
 
+    @Test func programThatTheEngineRefusesVanishes() throws {
+        let harness = try ProgramHarness()
+        harness.engine.isRefusing.withLock { $0 = true }
+        let (status, answer) = harness.service.start(harness.request(1, ["true"]))
+        #expect(status == .system(EIO))
+        #expect(
+            answer?.reason == "the program could not be started: memory engine: userfaultfd: Cannot allocate memory")
+        #expect(guardianOfThisProcess() == nil)
+        harness.engine.isRefusing.withLock { $0 = false }
+        #expect(try harness.run(1, ["echo", "now"]).finish().output == "now\n")
+    }
+
     @Test func startNeedsATree() throws {
         let harness = try ProgramHarness(tree: nil)
         let answer = harness.service.start(harness.request(1, ["true"])).1
@@ -156,17 +168,9 @@ import Wire
     @Test func descriptorsAreGivenBack() throws {
         let harness = try ProgramHarness()
         _ = try harness.run(1, ["true"]).finish()
-        let before = Self.descriptors()
+        let before = directoryEntries("/proc/self/fd").count
         for id in 2..<22 { _ = try harness.run(UInt64(id), ["true"]).finish() }
-        #expect(eventually { Self.descriptors() <= before })
-    }
-
-    private static func descriptors() -> Int {
-        guard let directory = opendir("/proc/self/fd") else { return -1 }
-        defer { closedir(directory) }
-        var count = 0
-        while readdir(directory) != nil { count += 1 }
-        return count
+        #expect(eventually { directoryEntries("/proc/self/fd").count <= before })
     }
 
     @Test func missingSandboxIsSaidAtTheStart() throws {

@@ -180,13 +180,36 @@ func readText(_ path: String) -> String {
     }
 }
 
+/// The names in a directory; none when it is gone.
+func directoryEntries(_ path: String) -> [String] {
+    guard let directory = opendir(path) else { return [] }
+    defer { closedir(directory) }
+    var names: [String] = []
+    while let entry = readdir(directory) {
+        names.append(
+            withUnsafePointer(to: &entry.pointee.d_name) {
+                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
+            })
+    }
+    return names
+}
+
+/// A guardian that this process has started; the tests of this target run one at a time.
+func guardianOfThisProcess() -> Int32? {
+    directoryEntries("/proc").compactMap { Int32($0) }.first {
+        readText("/proc/\($0)/comm") == "lego-guardian\n"
+            && readText("/proc/\($0)/status").contains("PPid:\t\(getpid())\n")
+    }
+}
+
 /// Whether a process exists and is no zombie.
 func isAlive(_ process: Int32) -> Bool {
     let status = readText("/proc/\(process)/status")
     return !status.isEmpty && !status.contains("State:\tZ") && !status.contains("State:\tX")
 }
 
-/// Looks until `condition` holds. Its callers' own assertion follows; the deadline only ends a wait for what never comes.
+/// Looks until `condition` holds. Its callers' own assertion follows; the deadline only ends a wait for what never
+/// comes.
 func eventually(_ condition: () -> Bool) -> Bool {
     let deadline = Deadline.after(.seconds(20))
     while !condition() {

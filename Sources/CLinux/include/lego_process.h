@@ -3,8 +3,9 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-// Starts path with the given arguments, an empty environment and a session of its own. descriptors[i] becomes descriptor i of the
-// new process, which has no others; signals have their default disposition and none is blocked. Answers the process number.
+// Starts path with the given arguments, an empty environment and a session of its own. descriptors[i] becomes
+// descriptor i of the new process, which has no others; signals have their default disposition and none is blocked.
+// Answers the process number.
 pid_t lego_spawn(const char *path, const char *const *arguments, const int *descriptors, size_t descriptor_count);
 
 // A pipe, both ends close-on-exec: ends[0] reads, ends[1] writes.

@@ -1,11 +1,13 @@
-// The protocol between lego-processor and lego-sandbox, the guardian of one program. Both sides are built from this file, so
-// that it has no version; the magic number catches a foreign caller.
+// The protocol between lego-processor and lego-sandbox, the guardian of one program. Both sides are built from this
+// file, so that it has no version; the magic number catches a foreign caller.
 //
-//   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO, LEGO_SANDBOX_KILL
-//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, at last, ENDED
+//   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO,
+//                        LEGO_SANDBOX_KILL
+//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, ENDED
 //   end of stream        the daemon is gone: the guardian kills the program and ends
 //
-// The socket is SOCK_SEQPACKET. A second one carries duplicates of userfault descriptors to the guardian: a byte and a descriptor.
+// The socket is SOCK_SEQPACKET. A second one carries duplicates of userfault descriptors to the guardian: a byte and a
+// descriptor.
 #pragma once
 #include <stdint.h>
 
@@ -54,7 +56,7 @@ enum lego_sandbox_stage {
   LEGO_SANDBOX_STAGE_WORKING = 7,     // the working directory; subject: its path
   LEGO_SANDBOX_STAGE_FILTER = 8,      // the system call filter
   LEGO_SANDBOX_STAGE_EXECUTE = 9,     // the program; subject: its path
-  LEGO_SANDBOX_STAGE_INTERPRETER = 10, // the program exists, but not what loads or interprets it; subject: the program's path
+  LEGO_SANDBOX_STAGE_INTERPRETER = 10, // the program exists, its interpreter or loader does not; subject: its path
   LEGO_SANDBOX_STAGE_LOAD = 11,       // the kernel began to load the program and had to kill it; error: the signal
   LEGO_SANDBOX_STAGE_DEADLINE = 12,   // not ready in time
 };

@@ -62,8 +62,8 @@ struct AttachClient: ~Copyable {
         }
     }
 
-    /// Takes the complete frames that have arrived. `body` answers whether it understands a frame; one that it does not understand
-    /// is the end of the connection.
+    /// Takes the complete frames that have arrived. `body` answers whether it understands a frame; one that it does not
+    /// understand is the end of the connection.
     mutating func takeFrames(_ body: (AttachFrame, UnsafeRawBufferPointer) -> Bool) {
         while isConnected && inbound.count >= AttachFrame.headerBytes {
             let bytes = inbound.bytes

@@ -5,8 +5,8 @@ import Kernel
 import Logging
 import Wire
 
-/// Where legoctl connects: reads each connection's `hello`, checks its token, and hands the connection to the program's thread or
-/// answers it with the log. One thread; no connection holds up another.
+/// Where legoctl connects: reads each connection's `hello`, checks its token, and hands the connection to the program's
+/// thread or answers it with the log. One thread; no connection holds up another.
 final class AttachServer: Sendable {
     /// How long a connection may take for its `hello`.
     static let helloLimit = Duration.seconds(5)
@@ -68,10 +68,11 @@ final class AttachServer: Sendable {
         var connections: [AttachConnection] = []
         var isStopping = false
         while !isStopping {
+            let isFull = connections.count >= Self.connections_max
             var watched = [
                 pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
                 pollfd(
-                    fd: connections.count < Self.connections_max ? listener.raw : -1, events: Int16(POLLIN), revents: 0),
+                    fd: isFull ? -1 : listener.raw, events: Int16(POLLIN), revents: 0),
             ]
             var deadline = Deadline.never
             for connection in connections {

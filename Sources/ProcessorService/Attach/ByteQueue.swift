@@ -18,7 +18,8 @@ struct ByteQueue: ~Copyable {
     /// What is queued, in order. Valid until the next change.
     var bytes: UnsafeRawBufferPointer { UnsafeRawBufferPointer(rebasing: memory[head..<tail]) }
 
-    /// The free memory, in one piece of `room` bytes: write there, then `fill`. Moves what is queued when that is needed.
+    /// The free memory, in one piece of `room` bytes: write there, then `fill`. Moves what is queued when that is
+    /// needed.
     mutating func space() -> UnsafeMutableRawBufferPointer {
         if head > 0 {
             memmove(memory.baseAddress!, memory.baseAddress! + head, count)

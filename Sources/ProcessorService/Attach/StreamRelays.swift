@@ -94,8 +94,8 @@ struct OutputRelay: ~Copyable {
         pollfd(fd: client.hasRoomForOutput ? pipeDescriptor ?? -1 : -1, events: Int16(POLLIN), revents: 0)
     }
 
-    /// Reads once. When the program's last process is gone (`isLast`), an empty pipe is the end of the stream even if somebody
-    /// outside has got hold of its other end.
+    /// Reads once. When the program's last process is gone (`isLast`), an empty pipe is the end of the stream even if
+    /// somebody outside has got hold of its other end.
     mutating func serve(_ client: inout AttachClient, isLast: Bool) {
         guard let raw = pipeDescriptor, client.hasRoomForOutput else { return }
         let count = client.appendOutput(kind, from: raw)

@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// The daemon's ends of a program's standard streams, non-blocking. A detached program has one pipe for output and error, so that
-/// their order is kept, and a log.
+/// The daemon's ends of a program's standard streams, non-blocking. A detached program has one pipe for output and
+/// error, so that their order is kept, and a log.
 struct DaemonStreams: ~Copyable {
     var input: Descriptor?
     var output: Descriptor?
@@ -29,7 +29,8 @@ struct StreamSet: ~Copyable {
             program: StandardStreams(input: input.reading, output: output.writing, error: error.writing))
     }
 
-    /// Nothing to read, and a log of all output. The program has a pipe, not the file: it can neither truncate nor read the log.
+    /// Nothing to read, and a log of all output. The program has a pipe, not the file: it can neither truncate nor read
+    /// the log.
     static func log(at path: String) throws(KernelError) -> StreamSet {
         let null = open("/dev/null", O_RDONLY | O_CLOEXEC)
         if null < 0 { throw KernelError("open /dev/null") }

@@ -3,7 +3,8 @@ import Kernel
 import Synchronization
 import Wire
 
-/// One submitted program: starting → running → ended. What other threads may do with it; its own thread is `ProgramLoop`.
+/// One submitted program: starting → running → ended. What other threads may do with it; its own thread is
+/// `ProgramLoop`.
 ///
 /// Lock order: `state` is a leaf; nothing is called while it is held but to wake the program's thread.
 final class Program: Sendable {

@@ -5,8 +5,8 @@ extension ProgramLoop {
     /// Signals with which the rack itself ends programs.
     private static let ours: Set<Int32> = [SIGHUP, SIGTERM, SIGPIPE, SIGKILL]
 
-    /// What the manager is told. The rack's cause counts only when the program died by a signal that the rack may have sent: a
-    /// program that was through before has ended by itself.
+    /// What the manager is told. The rack's cause counts only when the program died by a signal that the rack may have
+    /// sent: a program that was through before has ended by itself.
     static func result(
         of program: ProgramID, _ end: Sandbox.End, _ cause: EndCause?, _ statistics: ProgramStatistics
     ) -> ProcessorManagerReport {

@@ -4,15 +4,15 @@ import Kernel
 import Logging
 import Wire
 
-/// The thread of one program: waits for its client, carries its streams, notices its end and reports it. One poll loop; only
-/// what follows the last process's end (giving the memory back) may take a moment.
+/// The thread of one program: waits for its client, carries its streams, notices its end and reports it. One poll loop;
+/// only what follows the last process's end (giving the memory back) may take a moment.
 struct ProgramLoop: ~Copyable {
     /// How long a program whose client has gone may go on after SIGHUP, before SIGKILL.
     static let hangupLimit = Duration.seconds(2)
     /// How long a program may go on after SIGTERM when the processor is shut down, before SIGKILL.
     static let shutdownLimit = Duration.seconds(1)
-    /// How long the end of a killed program may take before its memory engine lets go of it: a process that the engine traces is
-    /// not gone before its tracer is.
+    /// How long the end of a killed program may take before its memory engine lets go of it: a process that the engine
+    /// traces is not gone before its tracer is.
     static let traceLimit = Duration.seconds(1)
     /// How long it may take from then on before its guardian is killed, too.
     static let killLimit = Duration.seconds(10)
@@ -47,8 +47,8 @@ struct ProgramLoop: ~Copyable {
     /// The processor is shut down: a client that does not take its output is not waited for.
     private var isLeaving = false
 
-    /// The program waits for `attachLimit` for the client that will attach to its streams. `report` takes the report of the end and
-    /// comes back at once.
+    /// The program waits for `attachLimit` for the client that will attach to its streams. `report` takes the report of
+    /// the end and comes back at once.
     init(
         _ program: Program, _ life: Program.Life, streams: consuming DaemonStreams, attachLimit: Duration,
         logger: Logger,
@@ -219,7 +219,8 @@ struct ProgramLoop: ~Copyable {
                 deadline = .after(Self.killLimit)
                 return
             }
-            // The guardian could not: some process is in a wait that the kernel does not interrupt. It dies when that ends.
+            // The guardian could not: some process is in a wait that the kernel does not interrupt. It dies when that
+            // ends.
             logger.error("program does not end", metadata: ["program": "\(program.id)"])
             ended(.guardianLost)
         case .draining where isReportSettled: phase = .done
@@ -259,8 +260,8 @@ struct ProgramLoop: ~Copyable {
         }
     }
 
-    /// Carries what the pipes still hold, then tells the client how the program ended. Nothing more can come into the pipes: whoever
-    /// held their other ends inside is dead.
+    /// Carries what the pipes still hold, then tells the client how the program ended. Nothing more can come into the
+    /// pipes: whoever held their other ends inside is dead.
     private mutating func drain() {
         guard var client = client.take() else {
             phase = .done

@@ -7,8 +7,8 @@ protocol MemoryEngine: Sendable {
     var filter: [UInt8] { get }
     /// Bytes of the ExCache in use.
     var residentBytes: UInt64 { get }
-    /// Takes charge of a program that stands before its first instruction. `onEnd` may be called on any thread, also before this
-    /// returns.
+    /// Takes charge of a program that stands before its first instruction. `onEnd` may be called on any thread, also
+    /// before this returns.
     func makeMemory(
         for seat: ProgramSeat, listener: consuming Descriptor, onEnd: @escaping @Sendable (EndCause) -> Void
     ) throws(KernelError) -> any ProgramMemory

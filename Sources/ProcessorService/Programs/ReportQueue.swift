@@ -4,8 +4,8 @@ import Logging
 import Synchronization
 import Wire
 
-/// Tells the manager how programs ended, each until the manager has taken it. One thread of its own, so that a manager that is away
-/// holds up no program.
+/// Tells the manager how programs ended, each until the manager has taken it. One thread of its own, so that a manager
+/// that is away holds up no program.
 ///
 /// Lock order: `state` is a leaf.
 final class ReportQueue: Sendable {

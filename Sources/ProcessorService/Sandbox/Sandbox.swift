@@ -3,8 +3,9 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// The namespaces of one program, its guardian process and its first process. The guardian (`lego-sandbox`) is this daemon's
-/// child; everything else is inside and dies with it or with this daemon. Calls are safe on any thread unless they say otherwise.
+/// The namespaces of one program, its guardian process and its first process. The guardian (`lego-sandbox`) is this
+/// daemon's child; everything else is inside and dies with it or with this daemon. Calls are safe on any thread unless
+/// they say otherwise.
 public final class Sandbox: Sendable {
     /// Host number of the namespace's first process.
     public let initProcess: Int32
@@ -37,8 +38,9 @@ public final class Sandbox: Sendable {
 
     deinit { Self.end(guardian: guardian.raw, control: control.raw, unless: reaped.withLock { $0 }) }
 
-    /// Starts a program up to its first instruction, where it waits for `release`. Blocks for as long as building the namespaces
-    /// and loading the program takes, at most `limit` and a little. `executable` is the path of lego-sandbox.
+    /// Starts a program up to its first instruction, where it waits for `release`. Blocks for as long as building the
+    /// namespaces and loading the program takes, at most `limit` and a little. `executable` is the path of
+    /// lego-sandbox.
     public static func launch(
         executable: String, plan: SandboxPlan, streams: consuming StandardStreams, limit: Duration
     ) throws(SandboxFailure) -> Sandbox {
@@ -112,8 +114,8 @@ public final class Sandbox: Sendable {
         return send(control.raw, &byte, 1, Int32(MSG_NOSIGNAL)) == 1
     }
 
-    /// Ends a guardian and reaps it. One that does not manage to kill its program (a process in an uninterruptible wait) is killed,
-    /// and the kernel then kills the program as soon as it can.
+    /// Ends a guardian and reaps it. One that does not manage to kill its program (a process in an uninterruptible
+    /// wait) is killed, and the kernel then kills the program as soon as it can.
     private static func end(guardian: Int32, control: Int32, unless reaped: Bool) {
         if reaped { return }
         _ = shutdown(control, Int32(SHUT_WR))

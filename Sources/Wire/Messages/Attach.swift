@@ -8,15 +8,15 @@ public enum AttachFrame: UInt8, Sendable {
     case welcome = 2
     /// Processor: refused; the payload is the reason.
     case refused = 3
-    /// legoctl: bytes for standard input; an empty payload is its end. Never more bytes than the credit allows, so that a program
-    /// that does not read its input holds up no `signal` frame behind it.
+    /// legoctl: bytes for standard input; an empty payload is its end. Never more bytes than the credit allows, so that
+    /// a program that does not read its input holds up no `signal` frame behind it.
     case standardInput = 4
     /// Processor: bytes of standard output; an empty payload is its end.
     case standardOutput = 5
     /// Processor: bytes of standard error; an empty payload is its end.
     case standardError = 6
-    /// legoctl: 1 byte, a signal. Those that a terminal sends to its foreground group (INT, QUIT, TSTP, CONT, HUP, WINCH) reach the
-    /// process group of the program's first process, all others that process alone.
+    /// legoctl: 1 byte, a signal. Those that a terminal sends to its foreground group (INT, QUIT, TSTP, CONT, HUP,
+    /// WINCH) reach the process group of the program's first process, all others that process alone.
     case signal = 7
     /// Processor, last: `AttachExit`.
     case exit = 8

@@ -1,5 +1,6 @@
-// Stands for a lego-processor that is killed: starts one program under a guardian, prints the process numbers of the guardian, of
-// the namespace's first process and of the program's, and waits. Arguments: lego-sandbox, then the program and its arguments.
+// Stands for a lego-processor that is killed: starts one program under a guardian, prints the process numbers of the
+// guardian, of the namespace's first process and of the program's, and waits. Arguments: lego-sandbox, then the program
+// and its arguments.
 #include "lego_process.h"
 #include "lego_sandbox.h"
 #include "lego_socket.h"
