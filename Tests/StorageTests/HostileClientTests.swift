@@ -1,0 +1,210 @@
+import Fabric
+import Glibc
+import Kernel
+import Lite
+import Testing
+import Wire
+
+@testable import StorageService
+
+extension StorageTests {
+    /// A peer that speaks the protocol and means harm.
+    @Suite struct HostileClientTests {
+        private struct Client: Sendable {
+            let node: RackNode
+            let peer: LitePeer
+            let root: UInt64
+
+            func call(_ function: FunctionID, _ message: some WireMessage) -> (status: Status, bytes: [UInt8]) {
+                var request = [UInt8](repeating: 0, count: StorageLimit.requestBytes_max)
+                let count = request.withUnsafeMutableBytes { message.encode(into: $0) } ?? 0
+                return call(function, Array(request[..<count]))
+            }
+
+            func call(_ function: FunctionID, _ bytes: [UInt8]) -> (status: Status, bytes: [UInt8]) {
+                var response = [UInt8](repeating: 0, count: 64 << 10)
+                let result = bytes.withUnsafeBytes { request in
+                    response.withUnsafeMutableBytes { response in
+                        node.call(
+                            peer, function, request: request, response: response, until: .after(.seconds(20)))
+                    }
+                }
+                return (result.status, Array(response[..<result.count]))
+            }
+
+            func name<Result>(_ text: String, _ body: (UnsafeRawBufferPointer) -> Result) -> Result {
+                var text = text
+                return text.withUTF8 { body(UnsafeRawBufferPointer($0)) }
+            }
+
+            func lookUp(_ parent: UInt64, _ text: String) -> Status {
+                name(text) { call(StorageFunction.lookUp, ProcessorStorageName(parent: parent, name: $0)).status }
+            }
+
+            func find(_ parent: UInt64, _ text: String) -> StorageEntry? {
+                let bytes = name(text) {
+                    call(StorageFunction.lookUp, ProcessorStorageName(parent: parent, name: $0)).bytes
+                }
+                return bytes.withUnsafeBytes { StorageEntry(decoding: $0) }
+            }
+
+            func open(_ node: UInt64, _ flags: Int32) -> UInt64? {
+                let message = ProcessorStorageOpen(node: node, flags: UInt32(bitPattern: flags))
+                let bytes = call(StorageFunction.open, message).bytes
+                return bytes.withUnsafeBytes { StorageProcessorOpened(decoding: $0)?.file }
+            }
+        }
+
+        private func withClient(
+            _ body: @escaping @Sendable (Client, TestStorage, _ export: String) throws -> Void
+        ) async throws {
+            let directory = try TemporaryDirectory()
+            let export = directory.make("export")
+            put(directory.path + "/outside", "outside")
+            put(export + "/a", "inside")
+            symlink("../outside", export + "/link")
+            try await withPrivateMounts {
+                let storage = try TestStorage(StorageConfiguration(export: .directory(export)))
+                defer { storage.close() }
+                let lite = LiteConfiguration(
+                    name: "hostile", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 1 << 20)
+                let node = try RackNode(device: RackDevice(), configuration: lite)
+                defer { node.close() }
+                try node.start()
+                let peer = try node.connect(to: storage.node.address, until: .after(.seconds(10)))
+                // Before it has attached, nothing is answered.
+                let stranger = Client(node: node, peer: peer, root: 0)
+                try check(stranger.lookUp(1, "a") == .system(ESTALE), "before attach")
+                try check(
+                    stranger.call(StorageFunction.attach, ProcessorStorageAttach(version: 99)).status
+                        == .system(EPROTO), "version")
+                let bytes = stranger.call(StorageFunction.attach, ProcessorStorageAttach()).bytes
+                let root = bytes.withUnsafeBytes { StorageEntry(decoding: $0) }
+                try check(root != nil, "attach")
+                try body(Client(node: node, peer: peer, root: root?.node ?? 0), storage, export)
+            }
+        }
+
+        @Test func namesThatAreNone() async throws {
+            try await withClient { client, _, _ in
+                for name in ["", ".", "..", "a/b", "/", "../outside", "a/../../outside", "a\0b", "\0"] {
+                    try check(client.lookUp(client.root, name) == .system(EINVAL), "\(name.debugDescription)")
+                    let made = client.name(name) {
+                        client.call(
+                            StorageFunction.makeNode,
+                            ProcessorStorageMake(
+                                parent: client.root, mode: S_IFDIR | 0o755, user: 0, group: 0, name: $0)
+                        ).status
+                    }
+                    try check(made == .system(EINVAL), "making \(name.debugDescription): \(made)")
+                }
+                try check(client.lookUp(client.root, String(repeating: "n", count: 256)) == .malformed, "a long name")
+                // A link is a node of its own: it is not followed, opened or entered.
+                let link = client.find(client.root, "link")
+                try check(link != nil, "the link itself")
+                try check(client.open(link?.node ?? 0, O_RDONLY) == nil, "opening the link")
+                try check(client.lookUp(link?.node ?? 0, "outside") == .system(ENOTDIR), "through the link")
+            }
+        }
+
+        @Test func handlesThatWereNeverGiven() async throws {
+            try await withClient { client, _, _ in
+                let file = client.find(client.root, "a")?.node ?? 0
+                var handles = [0, 1, UInt64.max, client.root &+ 1, client.root ^ (1 << 32), file ^ (1 << 63), 1 << 32]
+                handles.removeAll { $0 == file || $0 == client.root }
+                for handle in handles {
+                    let node = ProcessorStorageNode(node: handle)
+                    for function in [
+                        StorageFunction.getAttributes, StorageFunction.readLink, StorageFunction.listExtended,
+                        StorageFunction.fileSystemStatus,
+                    ] { try check(client.call(function, node).status == .system(ESTALE), "node \(handle)") }
+                    let transfer = ProcessorStorageTransfer(file: handle, offset: 0, poolOffset: 0, count: 1)
+                    for function in [StorageFunction.read, StorageFunction.write] {
+                        try check(client.call(function, transfer).status == .system(ESTALE), "file \(handle)")
+                    }
+                    try check(client.lookUp(handle, "a") == .system(ESTALE), "parent \(handle)")
+                    _ = client.call(StorageFunction.release, ProcessorStorageFile(file: handle))
+                    let item = ProcessorStorageForget.Item(node: handle, references: .max)
+                    _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [item]))
+                }
+                // References that were never counted free nothing that is needed.
+                let item = ProcessorStorageForget.Item(node: client.root, references: .max)
+                _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [item, item]))
+                try check(client.find(client.root, "a")?.node == file, "after all that")
+                let open = client.open(file, O_RDWR)
+                try check(open != nil, "open")
+                let given = ProcessorStorageForget.Item(node: file, references: 1000)
+                _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [given]))
+                let read = ProcessorStorageTransfer(file: open ?? 0, offset: 0, poolOffset: 0, count: 6)
+                try check(client.call(StorageFunction.read, read).status == .ok, "an open file whose node is forgotten")
+                try check(client.node.pool.prefix(6).elementsEqual("inside".utf8), "its bytes")
+                _ = client.call(StorageFunction.release, ProcessorStorageFile(file: open ?? 0))
+                try check(client.call(StorageFunction.read, read).status == .system(ESTALE), "after its release")
+            }
+        }
+
+        @Test func rangesBeyondTheEnd() async throws {
+            try await withClient { client, _, export in
+                let file = client.open(client.find(client.root, "a")?.node ?? 0, O_RDWR) ?? 0
+                let pool = UInt64(client.node.pool.count)
+                for (offset, poolOffset, count) in [
+                    (0, pool, 1), (0, pool - 1, 2), (0, UInt64.max, 6), (0, UInt64.max - 3, 6),
+                ] as [(UInt64, UInt64, UInt32)] {
+                    let transfer = ProcessorStorageTransfer(
+                        file: file, offset: offset, poolOffset: poolOffset, count: count)
+                    let written = client.call(StorageFunction.write, transfer).status
+                    try check(!written.isOK, "write from \(poolOffset)")
+                    let read = client.call(StorageFunction.read, transfer).status
+                    try check(!read.isOK, "read to \(poolOffset)")
+                }
+                for (offset, count) in [(UInt64.max, 1), (UInt64(Int64.max), 1), (0, UInt32.max), (0, 1 << 20 + 1)]
+                    as [(UInt64, UInt32)]
+                {
+                    let transfer = ProcessorStorageTransfer(file: file, offset: offset, poolOffset: 0, count: count)
+                    try check(client.call(StorageFunction.read, transfer).status == .malformed, "\(offset) \(count)")
+                }
+                try check(contents(export + "/a") == "inside", "the file is as it was")
+            }
+        }
+
+        /// Whatever the bytes, the answer is a status, and the component serves the next request.
+        @Test func noise() async throws {
+            try await withClient { client, _, _ in
+                var generator = SystemRandomNumberGenerator()
+                for function in UInt16(0x0501)...0x0523 where function != StorageFunction.unlink.rawValue {
+                    for length in [0, 1, 7, 8, 12, 20, 40, 64, 200] {
+                        var bytes = (0..<length).map { _ in UInt8.random(in: 0...255, using: &generator) }
+                        // Half of them begin with a handle that means something.
+                        if length >= 8, Bool.random(using: &generator) {
+                            withUnsafeBytes(of: client.root.littleEndian) { bytes.replaceSubrange(0..<8, with: $0) }
+                        }
+                        let status = client.call(FunctionID(rawValue: function), bytes).status
+                        try check(status != .peerLost && status != .timedOut, "function \(function): \(status)")
+                    }
+                }
+                try check(client.find(client.root, "a") != nil, "after the noise")
+            }
+        }
+
+        /// A client that goes away takes everything with it.
+        @Test func lossReleasesEverything() async throws {
+            try await withClient { client, _, export in
+                for index in 0..<50 { put(export + "/f\(index)", "x") }
+                func held() throws -> Int {
+                    try Child.run(["ls", "-l", "/proc/\(getpid())/fd"]).split(separator: "\n").count {
+                        $0.contains(export + "/f")
+                    }
+                }
+                for index in 0..<50 {
+                    let node = client.find(client.root, "f\(index)")?.node ?? 0
+                    try check(client.open(node, O_RDWR) != nil, "open")
+                }
+                try check(try held() == 100, "each holds a node and a file")
+                client.node.disconnect(client.peer)
+                let deadline = Deadline.after(.seconds(20))
+                while try held() > 0, !deadline.hasPassed {}
+                try check(try held() == 0, "what the client held is closed")
+            }
+        }
+    }
+}
