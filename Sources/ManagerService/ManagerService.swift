@@ -15,7 +15,7 @@ public final class ManagerService: Sendable {
     private static let waitingTasks_max = 256
 
     private let directory: StateDirectory
-    private let control: RackControl
+    let control: RackControl
     private let pool: WorkerPool
     private let ticker: Ticker
     private let server: APIServer
@@ -23,7 +23,17 @@ public final class ManagerService: Sendable {
 
     /// Takes up the state that an earlier process left in `configuration.stateDirectory`, and registers the manager's
     /// functions and the node's `onPeerLost`.
-    public init(node: RackNode, configuration: ManagerConfiguration, logger: Logger) throws(ManagerError) {
+    public convenience init(node: RackNode, configuration: ManagerConfiguration, logger: Logger) throws(ManagerError) {
+        try self.init(
+            node: node, configuration: configuration, logger: logger, users: SystemUserDatabase(),
+            now: monotonicNanoseconds)
+    }
+
+    /// With another source of users and of time (monotonic nanoseconds).
+    init(
+        node: RackNode, configuration: ManagerConfiguration, logger: Logger, users: any UserDatabase,
+        now: @escaping @Sendable () -> UInt64
+    ) throws(ManagerError) {
         self.configuration = configuration
         let directory = try StateDirectory(configuration.stateDirectory)
         let path = try directory.privateFile("manager.sqlite")
@@ -37,21 +47,24 @@ public final class ManagerService: Sendable {
         }
         do {
             control = try RackControl(
-                node: node, configuration: configuration, store: store, pool: pool, logger: logger)
+                node: node, configuration: configuration, store: store, pool: pool, logger: logger, now: now)
         } catch {
             pool.stop()
             throw .store(path: path, reason: "\(error)")
         }
         server = APIServer(
-            responder: APIResponder(control: control, users: SystemUserDatabase(), logger: logger), logger: logger)
+            responder: APIResponder(control: control, users: users, logger: logger), logger: logger)
         registerFunctions(node)
     }
 
     /// Starts to watch leases and to serve the API; answers where that listens. Blocks for moments: not on the
     /// concurrency pool.
-    public func start() throws(ManagerError) -> FabricAddress {
+    public func start() throws(ManagerError) -> FabricAddress { try start(ticking: true) }
+
+    /// Without the ticker, somebody else calls `control.tick`.
+    func start(ticking: Bool) throws(ManagerError) -> FabricAddress {
         do {
-            try ticker.start { [control] in control.tick() }
+            if ticking { try ticker.start { [control] in control.tick() } }
         } catch {
             throw .system("\(error)")
         }

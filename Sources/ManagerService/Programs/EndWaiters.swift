@@ -14,6 +14,9 @@ final class EndWaiters: Sendable {
     /// A leaf lock: continuations are resumed outside of it.
     private let state = Mutex(State())
 
+    /// How many tasks wait.
+    var count: Int { state.withLock { $0.count } }
+
     /// Returns when `id` has ended, at the latest after `limit`, or at once if `isRunning` says that it does not run.
     /// That is asked after the wait is known to `ended`, so that no end is missed. Answers false when too many wait
     /// already.
