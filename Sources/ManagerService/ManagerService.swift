@@ -2,6 +2,7 @@ import Fabric
 import Kernel
 import Lite
 import Logging
+import Synchronization
 import Wire
 
 /// The global resource manager: membership, placement, the table of programs, and the HTTP API. The data path never
@@ -14,7 +15,8 @@ public final class ManagerService: Sendable {
     private static let workers = 8
     private static let waitingTasks_max = 256
 
-    private let directory: StateDirectory
+    /// Held until `stop`.
+    private let directory: Mutex<StateDirectory?>
     let control: RackControl
     private let pool: WorkerPool
     private let ticker: Ticker
@@ -37,7 +39,7 @@ public final class ManagerService: Sendable {
         self.configuration = configuration
         let directory = try StateDirectory(configuration.stateDirectory)
         let path = try directory.privateFile("manager.sqlite")
-        self.directory = directory
+        self.directory = Mutex(directory)
         let store = try ManagerStore(path: path, results_max: configuration.results_max)
         do {
             pool = try WorkerPool(name: "lego-work", threads: Self.workers, waiting_max: Self.waitingTasks_max)
@@ -76,12 +78,14 @@ public final class ManagerService: Sendable {
         }
     }
 
-    /// Ends the API and the threads; whoever waits for a program is answered. Idempotent.
+    /// Ends the API and the threads and gives the state directory up; whoever waits for a program is answered.
+    /// Idempotent.
     public func stop() {
         ticker.stop()
         control.waiters.close()
         server.stop()
         pool.stop()
+        directory.withLock { $0 = nil }
     }
 
     private func registerFunctions(_ node: RackNode) {

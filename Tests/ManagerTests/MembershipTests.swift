@@ -18,6 +18,7 @@ private final class Subject {
     func expire(now: UInt64) -> [Component] { value.expire(now: now) }
     func disconnected(_ node: NodeID) { value.disconnected(node) }
     func component(named name: String) -> Component? { value.component(named: name) }
+    func reachable(_ kind: ComponentKind) -> [String] { value.reachable(kind).map(\.name) }
     var components: [Component] { value.components }
     var epoch: UInt64 { value.epoch }
 }
@@ -153,6 +154,20 @@ private final class Subject {
         _ = restarted.register(request(2, "memory1"), now: 102_999)
         #expect(restarted.expire(now: 103_000).map(\.name) == ["memory0"])
         #expect(restarted.component(named: "memory1")?.health == .healthy)
+    }
+
+    @Test func theLateCanBeReachedTheDisconnectedAndTheLostCannot() {
+        for (node, name) in [(1, "memory0"), (2, "memory1"), (3, "memory2")] as [(UInt64, String)] {
+            _ = membership.register(request(node, name), now: 0)
+        }
+        #expect(membership.reachable(.memory) == ["memory0", "memory1", "memory2"])
+        #expect(membership.reachable(.processor) == [])
+        membership.disconnected(NodeID(rawValue: 3))
+        _ = membership.expire(now: 800)
+        #expect(membership.reachable(.memory) == ["memory0", "memory1"])
+        #expect(membership.heartbeat(NodeID(rawValue: 1), usedBytes: 0, now: 900))
+        _ = membership.expire(now: 1500)
+        #expect(membership.reachable(.memory) == ["memory0"])
     }
 
     @Test func componentsAreListedByKindAndName() {

@@ -22,6 +22,22 @@ import Wire
         #expect(ProcessorPlacement.choose([processor(10, running: 1), processor(2, running: 1)])?.name == "processor2")
     }
 
+    @Test func lateProcessorsAreTakenOnlyWhereAllAreLate() {
+        var late = processor(0, running: 0)
+        late.isLate = true
+        #expect(ProcessorPlacement.choose([late, processor(1, running: 9)])?.name == "processor1")
+        #expect(ProcessorPlacement.choose([late])?.name == "processor0")
+    }
+
+    @Test func lateMemoriesComeLastButKeepTheirPrograms() {
+        var late = memory(0)
+        late.isLate = true
+        #expect(MemoryPlacement.choose([late, memory(1, programs: 9)], used: [], excluded: [])?.name == "memory1")
+        #expect(MemoryPlacement.choose([late, memory(1)], used: [late.node], excluded: [])?.name == "memory0")
+        let full = memory(1, used: 1 << 30)
+        #expect(MemoryPlacement.choose([late, full], used: [], excluded: [])?.name == "memory0")
+    }
+
     @Test func twoProgramsOnTwoEmptyMemoriesLandOnDifferentOnes() {
         let first = MemoryPlacement.choose([memory(0), memory(1)], used: [], excluded: [])
         #expect(first?.name == "memory0")

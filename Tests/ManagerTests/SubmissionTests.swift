@@ -96,7 +96,9 @@ func status(_ body: () async throws -> Void) async -> Int? { await refusal(body)
         try await ManagerLab.run { lab in
             let processor = try await lab.component(.processor, "processor0")
             processor.onStart.withLock {
-                $0 = { _ in (.notFound, ProcessorManagerStarted(reason: "/usr/bin/sort: no such program", exitStatus: 127)) }
+                $0 = { _ in
+                    (.notFound, ProcessorManagerStarted(reason: "/usr/bin/sort: no such program", exitStatus: 127))
+                }
             }
             let refused = await refusal { _ = try await lab.submit(.sort()) }
             #expect(refused?.status == 422 && refused?.failure.exitStatus == 127)
@@ -112,6 +114,21 @@ func status(_ body: () async throws -> Void) async -> Int? { await refusal(body)
             _ = try await lab.component(.processor, "processor1")
             first.onStart.withLock { $0 = { _ in (.busy, nil) } }
             #expect(try await lab.submit(.sort()).processor == "processor1")
+            let all = try await lab.programs(all: true)
+            #expect(all.map(\.processor) == ["processor1"], "one program, however many were asked")
+        }
+    }
+
+    @Test func whenAllAreBusyOneOfThemSaysWhy() async throws {
+        try await ManagerLab.run { lab in
+            for name in ["processor0", "processor1"] {
+                let processor = try await lab.component(.processor, name)
+                processor.onStart.withLock {
+                    $0 = { _ in (.noSpace, ProcessorManagerStarted(reason: "\(name) is full", exitStatus: 125)) }
+                }
+            }
+            let refused = await refusal { _ = try await lab.submit(.sort()) }
+            #expect(refused?.failure.reason == "processor1 is full" && refused?.failure.exitStatus == 125)
         }
     }
 

@@ -120,10 +120,10 @@ extension RackControl {
                 return (.notFound, nil)
             }
             let placed = state.running.countByMemory
-            let candidates = state.membership.components.filter { $0.kind == .memory && $0.health == .healthy }.map {
+            let candidates = state.membership.reachable(.memory).map {
                 MemoryCandidate(
                     node: $0.node, name: $0.name, capacityBytes: $0.capacityBytes, usedBytes: $0.usedBytes,
-                    placedPrograms: placed[$0.node] ?? 0)
+                    placedPrograms: placed[$0.node] ?? 0, isLate: $0.health != .healthy)
             }
             let choice = MemoryPlacement.choose(
                 candidates, used: entry.placements, excluded: Set(request.excluded))

@@ -8,46 +8,64 @@ import Wire
 extension RackControl {
     func submit(_ request: SubmitRequest, as submitter: Submitter, environment: [String]) throws(APIError) -> Submitted
     {
+        var (processor, peer) = try chooseProcessor(excluding: [])
+        var record = try admit(request, submitter, on: processor, environment)
         var excluded: Set<NodeID> = []
         while true {
-            let (processor, peer) = try chooseProcessor(excluding: excluded)
-            let record = try admit(request, submitter, on: processor, environment)
             let start = startMessage(record, request, submitter, environment)
             let answer = node.call(
                 peer, RackFunction.startProgram, start, answer: ProcessorManagerStarted.self,
                 until: .after(configuration.startDeadline))
-            if answer.status.isOK {
-                state.withLock { $0.running[record.id]?.isConfirmed = true }
-                logger.info(
-                    "program started",
-                    metadata: [
-                        "program": "\(record.id)", "name": "\(record.name)", "processor": "\(processor.name)",
-                        "user": "\(record.user)",
-                    ])
-                return Submitted(
-                    id: record.id.rawValue, processor: processor.name,
-                    attachment: attachment(record, processor), notice: submitter.notice)
-            }
-            let error = handleFailedStart(record, peer, answer.status, answer.response)
-            // Busy has started nothing: another processor may have room.
-            if answer.status != .busy || answer.response?.reason.isEmpty == false { throw error }
+            if answer.status.isOK { break }
             excluded.insert(processor.node)
-            if otherProcessor(excluding: excluded) == nil { throw error }
+            // These have started nothing: another processor may do better.
+            guard [.busy, .fenced, .noSpace].contains(answer.status),
+                let other = try? chooseProcessor(excluding: excluded),
+                let moved = move(record, to: other.0)
+            else { throw handleFailedStart(record, peer, answer.status, answer.response) }
+            (processor, peer) = other
+            record = moved
+        }
+        state.withLock { $0.running[record.id]?.isConfirmed = true }
+        logger.info(
+            "program started",
+            metadata: [
+                "program": "\(record.id)", "name": "\(record.name)", "processor": "\(processor.name)",
+                "user": "\(record.user)",
+            ])
+        return Submitted(
+            id: record.id.rawValue, processor: processor.name, attachment: attachment(record, processor),
+            notice: submitter.notice)
+    }
+
+    /// Gives a program that has not started to another processor; nil when it has been ended meanwhile, or the store
+    /// fails.
+    private func move(_ record: ProgramRecord, to processor: Component) -> ProgramRecord? {
+        var record = record
+        record.processor = processor.name
+        record.processorNode = processor.node
+        guard (try? store.move(record)) == true else { return nil }
+        return state.withLock { state in
+            if state.running[record.id] == nil { return nil }
+            state.running[record.id]?.record = record
+            return record
         }
     }
 
-    private func otherProcessor(excluding excluded: Set<NodeID>) -> Component? {
+    private func bestProcessor(excluding excluded: Set<NodeID>) -> Component? {
         state.withLock { state in
             let counts = state.running.countByProcessor
-            let candidates = state.membership.components
-                .filter { $0.kind == .processor && $0.health == .healthy && !excluded.contains($0.node) }
-                .map { ProcessorCandidate(node: $0.node, name: $0.name, runningPrograms: counts[$0.node] ?? 0) }
+            let usable = state.membership.reachable(.processor).filter { !excluded.contains($0.node) }
+            let candidates = usable.map {
+                ProcessorCandidate(
+                    node: $0.node, name: $0.name, runningPrograms: counts[$0.node] ?? 0, isLate: $0.health != .healthy)
+            }
             return ProcessorPlacement.choose(candidates).flatMap { state.membership.component(of: $0.node) }
         }
     }
 
     private func chooseProcessor(excluding excluded: Set<NodeID>) throws(APIError) -> (Component, LitePeer) {
-        guard let processor = otherProcessor(excluding: excluded) else {
+        guard let processor = bestProcessor(excluding: excluded) else {
             throw APIError(
                 503,
                 "no processor component is healthy; see 'legoctl status' and start one with "
@@ -138,6 +156,7 @@ extension RackControl {
         case .peerLost: "\(name) was lost"
         case .timedOut: "\(name) did not answer in time; try again"
         case .busy: "\(name) is busy; try again"
+        case .fenced: "\(name) is joining the rack at this moment; try again"
         case .noSpace: "\(name) has no room for the program; end others, or add a component"
         case .noFunction: "\(name) cannot do that: it runs another version"
         default:

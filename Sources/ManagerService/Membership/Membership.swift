@@ -34,6 +34,11 @@ struct Membership {
     func component(named name: String) -> Component? { byName[name] }
     func component(of node: NodeID) -> Component? { nameOfNode[node].flatMap { byName[$0] } }
 
+    /// The components of a kind that new work may go to: those that can be reached, healthy or late.
+    func reachable(_ kind: ComponentKind) -> [Component] {
+        components.filter { $0.kind == kind && $0.health != .lost && $0.isConnected }
+    }
+
     /// How a registration ended.
     enum Registration: Equatable {
         /// `lost`: the predecessor of that name, whose end is noticed only now.

@@ -70,6 +70,19 @@ final class ManagerStore: Sendable {
         return record
     }
 
+    /// Records another processor for a program that runs, or is about to; false when it has ended.
+    func move(_ record: ProgramRecord) throws(Failure) -> Bool {
+        try write { database in
+            try database.execute(
+                sql: "UPDATE program SET processor = ?, processorNode = ? WHERE id = ? AND state = 'running'",
+                arguments: [
+                    record.processor, Int64(bitPattern: record.processorNode.rawValue),
+                    Int64(bitPattern: record.id.rawValue),
+                ])
+            return database.changesCount > 0
+        }
+    }
+
     /// Records how programs ended; answers those for which this was news.
     func end(_ ends: [(ProgramID, ProgramEnd, ProgramStatistics)]) throws(Failure) -> [ProgramID] {
         try write { database in

@@ -12,9 +12,11 @@ func blocking<Value: Sendable>(_ body: @escaping @Sendable () throws -> Value) a
     }
 }
 
-/// Runs `body` on a thread that opens its sockets as another user. The kernel keeps that user per thread, and glibc, for this one
-/// call, too.
-func blocking<Value: Sendable>(asUser user: UInt32, _ body: @escaping @Sendable () throws -> Value) async throws -> Value {
+/// Runs `body` on a thread that opens its sockets as another user. The kernel keeps that user per thread, and glibc,
+/// for this one call, too.
+func blocking<Value: Sendable>(asUser user: UInt32, _ body: @escaping @Sendable () throws -> Value) async throws
+    -> Value
+{
     typealias SetUser = @convention(c) (UInt32) -> Int32
     return try await blocking {
         guard let symbol = dlsym(nil, "setfsuid") else { throw KernelError("dlsym setfsuid", ENOSYS) }

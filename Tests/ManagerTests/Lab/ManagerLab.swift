@@ -10,7 +10,8 @@ import Wire
 
 @testable import ManagerService
 
-/// A manager in this process, on a directory of its own, with manual time and made-up users beside whoever runs the tests.
+/// A manager in this process, on a directory of its own, with manual time and made-up users beside whoever runs the
+/// tests.
 final class ManagerLab: Sendable {
     /// One life of the manager.
     struct Life: Sendable {
@@ -81,16 +82,8 @@ final class ManagerLab: Sendable {
             let former = life.withLock { $0 }
             former.service.stop()
             former.node.close()
-            // The directory's lock goes with the last reference, which a handler on its way out may hold for a moment.
-            let deadline = Deadline.after(.seconds(10))
-            while true {
-                do {
-                    let next = try Self.start(directory, clock, change)
-                    return life.withLock { $0 = next }
-                } catch ManagerError.stateInUse where !deadline.hasPassed {
-                    usleep(1000)
-                }
-            }
+            let next = try Self.start(directory, clock, change)
+            life.withLock { $0 = next }
         }
     }
 
