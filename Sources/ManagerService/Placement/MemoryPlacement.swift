@@ -18,8 +18,8 @@ struct MemoryCandidate: Sendable, Equatable {
 /// Chooses a memory component for a vRegion (the global memory manager's policy, LegoOS §4.4).
 enum MemoryPlacement {
     /// One that the program uses already, the latest first, so that as few components as possible can take the program
-    /// down with them; else the one with the fewest programs, then the fewest used bytes, then the first by name, late ones last. Full
-    /// and excluded ones never; nil when nothing is left.
+    /// down with them; else the one with the fewest programs, then the fewest used bytes, then the first by name, late
+    /// ones last. Full and excluded ones never; nil when nothing is left.
     static func choose(_ candidates: [MemoryCandidate], used: [NodeID], excluded: Set<NodeID>) -> MemoryCandidate? {
         let open = candidates.filter { $0.hasRoom && !excluded.contains($0.node) }
         for node in used.reversed() {

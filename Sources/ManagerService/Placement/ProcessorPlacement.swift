@@ -11,8 +11,8 @@ struct ProcessorCandidate: Sendable, Equatable {
 
 /// Chooses a processor component for a new program (the global process manager's policy, LegoOS §4.5).
 enum ProcessorPlacement {
-    /// The processor with the fewest running programs, of equals the first by name; late ones only where all are. nil when
-    /// there is none.
+    /// The processor with the fewest running programs, of equals the first by name; late ones only where all are. nil
+    /// when there is none.
     static func choose(_ candidates: [ProcessorCandidate]) -> ProcessorCandidate? {
         candidates.min { left, right in
             if left.isLate != right.isLate { return right.isLate }
