@@ -21,8 +21,6 @@
 // Pages, and operations, of one batch.
 #define LEGO_AGENT_BATCH 64u
 
-#define LEGO_AGENT_MAGIC 0x74636972746d656cull
-
 enum lego_agent_command {
   LEGO_AGENT_CALL = 1,  // one system call
   LEGO_AGENT_EVICT = 2, // operations[0..<count]
@@ -47,7 +45,7 @@ struct lego_agent_operation {
 // The page through which the processor and the agent talk.
 struct lego_agent_page {
   // Written before the injection, read by the processor through the program to learn which address space this is.
-  uint64_t magic;
+  uint64_t nonce;
   uint64_t identity;
   // In the program's descriptor table while it boots.
   int32_t memory_file;

@@ -16,8 +16,8 @@ final class Agent {
     let programMemory: Descriptor
     /// The number of the last request.
     private var requests: UInt32 = 0
-    /// The processor to which it was last bound; -1: to none.
-    var boundProcessor: Int32 = -1
+    /// The processor to which it was last bound; -1: to none, -2: to what its parent was.
+    var boundProcessor: Int32 = -2
 
     init(memory: MemoryFile, process: Int32) throws(KernelError) {
         self.memory = memory

@@ -45,7 +45,7 @@ extension MonitorCore {
             registers.rax = UInt64(SystemCall.brk)
             registers.rdi = 0
             try tracee.run(registers)
-            let notification = try awaitNotification(of: thread, space, until: deadline)
+            let notification = try awaitNotification(of: &tracee, space, until: deadline)
             try tracee.interrupt()
             try inject(notification, &tracee, isForced: true)
         } catch {
@@ -63,17 +63,18 @@ extension MonitorCore {
     }
 
     private func awaitNotification(
-        of thread: Int32, _ space: AddressSpace, until deadline: Deadline
+        of tracee: inout Tracee, _ space: AddressSpace, until deadline: Deadline
     ) throws(Tracee.Failure) -> lego_notification {
         while !deadline.hasPassed {
             var watched = pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0)
             if poll(&watched, 1, 1) > 0, watched.revents & Int16(POLLIN) != 0 {
                 var notification = lego_notification()
                 if lego_seccomp_receive(listener.raw, &notification) == 0 {
-                    if notification.thread == thread { return notification }
+                    if notification.thread == tracee.thread { return notification }
                     setAside.append(notification)
                 }
             }
+            try tracee.keepRunning()
             serveWhileInjecting(space)
         }
         throw .failed("a forked process makes no call when it is told to")
@@ -91,11 +92,11 @@ extension MonitorCore {
     }
 
     /// The identity in a process's private page; 0 where there is none.
-    private func readIdentity(_ process: Int32) -> UInt64 {
+    func readIdentity(_ process: Int32) -> UInt64 {
         guard let memory = try? ProcessFiles.open(process, "mem") else { return 0 }
-        var identity: UInt64 = 0
-        let count = pread(memory.raw, &identity, 8, off_t(agentIdentityAddress))
-        return count == 8 ? identity : 0
+        var words: (UInt64, UInt64) = (0, 0)
+        let count = pread(memory.raw, &words, 16, off_t(agentIdentityAddress))
+        return count == 16 && words.1 == nonce ? words.0 : 0
     }
 
     // MARK: The sequence
@@ -218,7 +219,7 @@ extension MonitorCore {
         var words: (UInt64, UInt64) = (0, 0)
         let count = lego_process_read(
             thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
-        return count == 16 && words.0 == UInt64(LEGO_AGENT_MAGIC) && words.1 == known.identity
+        return count == 16 && words.0 == nonce && words.1 == known.identity
     }
 
     /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace.
@@ -284,7 +285,7 @@ extension MonitorCore {
                 markIdentity(space)
             }
             agent.page.pointee.identity = space.identity
-            agent.page.pointee.magic = UInt64(LEGO_AGENT_MAGIC)
+            agent.page.pointee.nonce = nonce
             space.agent = agent
             space.agentMemory = handover.memory
             try epoll.add(

@@ -14,7 +14,7 @@ extension MonitorCore {
     /// The monitor's thread.
     func run() {
         _ = lego_seccomp_wake_in_place(listener.raw)
-        colocation.start()
+        startColocation()
         let events = UnsafeMutableBufferPointer<epoll_event>.allocate(capacity: Self.events_max)
         defer { events.deallocate() }
         var nextSweep = Deadline.after(Self.sweep)
@@ -23,7 +23,7 @@ extension MonitorCore {
             if spaces.contains(where: { $0?.deferred.isEmpty == false }) {
                 deadline = min(deadline, .after(Self.retry))
             }
-            if colocation.isActive { deadline = min(deadline, .after(Colocation.review)) }
+            if colocation.isActive { deadline = min(deadline, colocation.nextReview) }
             let count = epoll.wait(into: events, until: deadline)
             dispatch(events, count)
             retryDeferred()
@@ -175,12 +175,12 @@ extension MonitorCore {
 
     /// A fork doubles what is resident, and an injection finds pages that nobody made room for.
     private func shrinkToLimit() {
-        if resident > limitPages || resident > share.granted { makeRoom(0) }
+        if resident > limitPages || resident > share.granted { makeRoom(0, mayForce: true) }
     }
 
     private func shrinkToCeiling() {
         let ceiling = share.ceilingPages.load(ordering: .relaxed)
-        while resident > ceiling, evictOldest(batchPages) {}
+        while resident > ceiling, evictOldest(batchPages, mayForce: true) {}
         let spare = share.granted - max(resident, min(ceiling, share.granted))
         if spare > 0 { cache.release(spare, of: share) }
     }

@@ -38,7 +38,7 @@ extension MonitorCore {
         var words: (UInt64, UInt64) = (0, 0)
         let count = lego_process_read(
             notification.thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
-        if count != 16 || words.0 != UInt64(LEGO_AGENT_MAGIC) { return nil }
+        if count != 16 || words.0 != nonce { return nil }
         guard let space = space(identity: words.1), space.agent != nil else { return nil }
         return space
     }

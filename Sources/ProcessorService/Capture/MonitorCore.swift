@@ -12,6 +12,8 @@ import Wire
 /// Extensions by concern: the loop, notifications and trapped calls, injection, faults, eviction, fork, co-location.
 final class MonitorCore: @unchecked Sendable {
     let program: ProgramID
+    /// Tells this monitor's address spaces from those of every other, on a host where several processors may run.
+    let nonce = UInt64.random(in: 1 ... .max)
     let name: String
     let logger: Logger
     let listener: Descriptor

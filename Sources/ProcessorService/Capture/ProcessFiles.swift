@@ -75,6 +75,13 @@ enum ProcessFiles {
         statusField(thread, "Tgid").flatMap { Int32($0) } ?? thread
     }
 
+    /// The processor that a thread last ran on: field 39 of /proc/TID/stat.
+    static func lastProcessor(ofThread thread: Int32) -> Int32? {
+        guard let line = try? text(thread, "stat"), let end = line.lastIndex(of: ")") else { return nil }
+        let fields = line[line.index(after: end)...].split(separator: " ")
+        return fields.count > 36 ? Int32(fields[36]) : nil
+    }
+
     /// Whether a thread has that number in its innermost pid namespace.
     static func isNumbered(_ thread: Int32, innermost number: Int32) -> Bool {
         guard let numbers = statusField(thread, "NSpid") else { return false }

@@ -67,6 +67,22 @@ struct Tracee: ~Copyable {
         }
     }
 
+    /// Looks at a thread that was let run and shall not stop: whatever stops it all the same is passed over.
+    mutating func keepRunning() throws(Failure) {
+        var signal: Int32 = 0
+        switch UInt32(bitPattern: lego_ptrace_poll(thread, &signal)) {
+        case LEGO_STOP_NONE.rawValue: return
+        case LEGO_STOP_GONE.rawValue:
+            isSeized = false
+            throw .gone
+        case LEGO_STOP_SIGNAL.rawValue where signal == SIGSEGV || signal == SIGBUS || signal == SIGILL:
+            throw .failed("a thread raised signal \(signal) at \(String(try registers().rip, radix: 16))")
+        case LEGO_STOP_SIGNAL.rawValue: pendingSignal = signal
+        default: break
+        }
+        try Self.check("PTRACE_CONT", lego_ptrace_continue(thread, 0))
+    }
+
     /// Remembers the registers as they are.
     mutating func save() throws(Failure) { saved = try registers() }
 

@@ -17,6 +17,8 @@ public final class ExCache: Sendable {
     private static let batchPages = 256
 
     let capacityPages: Int
+    /// The host's processors that programs are held on.
+    let processors = ProcessorClaims()
     /// Pages granted to programs, those that they hold beyond the capacity by right of the minimum included.
     private let granted = Atomic<Int>(0)
     private let members = Mutex<[CacheShare]>([])

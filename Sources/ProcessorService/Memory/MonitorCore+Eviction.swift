@@ -8,19 +8,23 @@ import Kernel
 extension MonitorCore {
     /// Makes it possible to map `pages` more. Gives up when nothing can be evicted: the program then exceeds its limit rather
     /// than hang.
-    func makeRoom(_ pages: Int) {
+    ///
+    /// Only the loop may force an injection for it (`mayForce`): a fault that is being served would have to be answered first.
+    @discardableResult
+    func makeRoom(_ pages: Int, mayForce: Bool = false) -> Bool {
         while !hasFailed {
             let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed))
             if resident + pages <= limit {
-                if resident + pages <= share.granted { return }
-                if cache.reserve(resident + pages - share.granted, for: share) { return }
+                if resident + pages <= share.granted { return true }
+                if cache.reserve(resident + pages - share.granted, for: share) { return true }
             }
-            if !evictOldest(batchPages) { return }
+            if !evictOldest(batchPages, mayForce: mayForce) { return false }
         }
+        return false
     }
 
     /// Evicts up to `count` pages from the address space whose oldest page is the oldest. Answers whether any page left.
-    func evictOldest(_ count: Int) -> Bool {
+    func evictOldest(_ count: Int, mayForce: Bool) -> Bool {
         if isAgentBusy || hasFailed { return false }
         for space in spaces { space?.isStuck = false }
         while let space = oldest() {
@@ -29,7 +33,7 @@ extension MonitorCore {
             if resident < before { return true }
             space.isStuck = true
         }
-        return evictByForce(count)
+        return mayForce && evictByForce(count)
     }
 
     /// The address space to evict from next: one that has an agent, and the oldest page.
@@ -56,7 +60,13 @@ extension MonitorCore {
             }
             if isGone(space) { removeSpace(space) } else { largest = space }
         }
-        guard let largest, forceInjection(largest) else { return false }
+        guard let largest else { return false }
+        if let index = setAside.firstIndex(where: { readIdentity($0.thread) == largest.identity }) {
+            // One of its threads waits for an answer already.
+            inject(setAside.remove(at: index))
+        } else if !forceInjection(largest) {
+            return false
+        }
         let before = resident
         evict(largest, count)
         return resident < before
@@ -269,7 +279,7 @@ extension MonitorCore {
         agent.post()
         var slice: Int64 = expectsEvents ? 20_000 : 500_000
         let deadline = Deadline.after(Self.patience)
-        while !agent.waitFinished(nanoseconds: slice, spins: colocation.spins) {
+        while !agent.waitFinished(nanoseconds: slice, spins: 0) {
             serveEventsOnly(space)
             if !agent.isAlive { break }
             if deadline.hasPassed {

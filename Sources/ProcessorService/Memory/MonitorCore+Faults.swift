@@ -52,12 +52,13 @@ extension MonitorCore {
     }
 
     func serveDeferred(_ space: AddressSpace) {
-        let waiting = space.deferred.count
-        for index in 0..<waiting {
+        // What is deferred again, or read while one of these waits, goes to the new list.
+        let waiting = space.deferred
+        space.deferred.removeAll(keepingCapacity: true)
+        for message in waiting {
             if space.isDead { return }
-            serveFault(space, space.deferred[index])
+            serveFault(space, message)
         }
-        if !space.isDead { space.deferred.removeFirst(waiting) }
     }
 
     private func handleEvent(_ space: AddressSpace, _ message: lego_uffd_message) {
@@ -146,7 +147,7 @@ extension MonitorCore {
         } else {
             space.streams.restart(page)
         }
-        makeRoom(count)
+        if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
         if !store.read(firstEntry, count: count) { return checkStore() }
         copyIn(space, first, count, store.readBuffer, message, writable: message.is_write != 0)
@@ -200,7 +201,7 @@ extension MonitorCore {
         } else {
             space.streams.restart(page)
         }
-        makeRoom(count)
+        if !makeRoom(count) && count > 1 { (first, count) = (page, 1) }
         if space.isDead { return }
         ProgramCounters.add(counters.zeroFills, count)
         copyIn(space, first, count, zeros, message, writable: message.is_write != 0)
@@ -223,7 +224,7 @@ extension MonitorCore {
             }
             if Int(page - first) >= count { (first, count) = (page, 1) }
         }
-        makeRoom(count)
+        if !makeRoom(count) && count > 1 { (first, count) = (page, 1) }
         if space.isDead { return }
         let offset = region.fileOffset + (first - region.pages.lowerBound) * Page.bytes
         let read = readFile(file, offset, count)

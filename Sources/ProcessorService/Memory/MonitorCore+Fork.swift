@@ -43,6 +43,7 @@ extension MonitorCore {
         withUnsafeTemporaryAllocation(byteCount: Int(Page.bytes), alignment: Int(Page.bytes)) { page in
             page.initializeMemory(as: UInt8.self, repeating: 0)
             page.storeBytes(of: space.identity, as: UInt64.self)
+            page.storeBytes(of: nonce, toByteOffset: 8, as: UInt64.self)
             let result = lego_uffd_copy(
                 space.userfault.raw, agentIdentityAddress, page.baseAddress!, Page.bytes, 0)
             if result < 0 && result != -3 {

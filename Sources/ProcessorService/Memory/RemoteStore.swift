@@ -21,6 +21,7 @@ final class RemoteStore {
         /// How many chunks to reserve the next time.
         var batch: UInt32 = 16
         var isFull = false
+        var isLost = false
     }
 
     /// The longest that a transfer or a call may take before its component counts as lost.
@@ -165,6 +166,7 @@ final class RemoteStore {
         for index in memories.indices where memories[index].id == node {
             if memories[index].used > 0 { lose(index) }
             memories[index].isFull = true
+            memories[index].isLost = true
             memories[index].free = []
         }
     }
@@ -231,9 +233,21 @@ final class RemoteStore {
         for memory in memories.indices where memory != bound - 1 && bound > 0 {
             if let chunk = takeChunk(from: memory) { return rebind(region, memory, chunk) }
         }
-        while failure == nil {
-            guard let memory = findPlace() else { return nil }
+        while failure == nil, let memory = findPlace() {
             if let chunk = takeChunk(from: memory) { return rebind(region, memory, chunk) }
+        }
+        return failure == nil ? takeLastChunk(region) : nil
+    }
+
+    /// Nobody has room, the manager says: another program may have ended meanwhile where there was none.
+    private func takeLastChunk(_ region: Int) -> UInt32? {
+        for memory in memories.indices where !memories[memory].isLost {
+            memories[memory].isFull = false
+            memories[memory].batch = 1
+            if let chunk = takeChunk(from: memory) { return rebind(region, memory, chunk) }
+        }
+        if failure == nil {
+            failure = .outOfRemoteMemory("out of memory: no memory component of the rack has room left")
         }
         return nil
     }
@@ -260,7 +274,9 @@ final class RemoteStore {
         let chunkCount = memories[memory].peer.poolBytes / UInt64(RemoteChunk.bytes)
         guard status.isOK, let response, response.chunks.allSatisfy({ UInt64($0) < chunkCount }) else {
             memories[memory].isFull = true
-            if status != .noSpace && memories[memory].used > 0 { return fail(memory, status) }
+            if status == .noSpace { return false }
+            memories[memory].isLost = true
+            if memories[memory].used > 0 { return fail(memory, status) }
             return false
         }
         // Taken from the end: ascending numbers then come out ascending.
@@ -273,18 +289,12 @@ final class RemoteStore {
     private func findPlace() -> Int? {
         let excluded = memories.filter(\.isFull).map(\.id) + unreachable
         let (status, place) = remote.place(program, excluded)
-        guard status.isOK, let place else {
-            if failure == nil {
-                failure = .outOfRemoteMemory(
-                    status == .noSpace
-                        ? "out of memory: no memory component of the rack has room left"
-                        : "out of memory: the manager does not say where memory shall live (status \(status.rawValue))"
-                )
+        guard status.isOK, let place, !excluded.contains(place.memory) else {
+            if !status.isOK && status != .noSpace {
+                remote.logger.warning(
+                    "the manager does not say where memory shall live",
+                    metadata: ["program": "\(program)", "status": "\(status.rawValue)"])
             }
-            return nil
-        }
-        if excluded.contains(place.memory) {
-            failure = .outOfRemoteMemory("out of memory: no memory component of the rack has room left")
             return nil
         }
         if let known = memories.firstIndex(where: { $0.id == place.memory }) { return known }
