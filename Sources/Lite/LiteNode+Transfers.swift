@@ -100,7 +100,7 @@ extension LiteNode {
         let waiter = link.transferWaiters + slot
         var window = 0
         var isOpen = false
-        while window < TransferLimit.windowRequests, !cursor.isAtEnd {
+        while isOpen || (window < TransferLimit.windowRequests && !cursor.isAtEnd) {
             port.gate.lock.lock()
             if waiter.isOver { waiter.begin() }
             if !isOpen { waiter.pointee.count += 1 }
@@ -109,12 +109,12 @@ extension LiteNode {
             var bytes = 0
             while isOpen {
                 let piece = cursor.peek(max: TransferLimit.burstBytes)
-                requests += 1
-                bytes += piece.count
                 let isLast =
-                    requests == TransferLimit.burstRequests || bytes >= TransferLimit.burstBytes
+                    requests + 1 == TransferLimit.burstRequests || bytes + piece.count >= TransferLimit.burstBytes
                     || cursor.isLast(piece.count)
                 if !post(opcode, link, port, slot, piece, isLast) { break }
+                requests += 1
+                bytes += piece.count
                 cursor.advance(piece.count)
                 isOpen = !isLast
             }

@@ -19,6 +19,7 @@ enum TestFunction {
     static let forward = FunctionID(rawValue: 0x7f05)
     static let text = FunctionID(rawValue: 0x7f06)
     static let overflow = FunctionID(rawValue: 0x7f07)
+    static let count = FunctionID(rawValue: 0x7f08)
     static let absent = FunctionID(rawValue: 0x7fff)
 }
 

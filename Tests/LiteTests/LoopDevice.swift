@@ -27,6 +27,10 @@ final class LoopNetwork: @unchecked Sendable {
     fileprivate func detach(_ port: UInt16) { devices[port] = nil }
     fileprivate func device(_ port: UInt16) -> LoopDevice? { devices[port] }
 
+    private(set) var sends_max = Int.max
+    /// Lets every queue pair hold fewer requests than it promised.
+    func limitSends(to count: Int) { lock.withLock { _ in sends_max = count } }
+
     /// From now on requests are accepted but do nothing.
     func hold() { lock.withLock { _ in isHeld = true } }
 
@@ -142,7 +146,9 @@ final class LoopPair: QueuePair, @unchecked Sendable {
             remoteKey: request.remoteKey, immediate: request.immediate, operand: request.operand, swap: request.swap,
             isSignaled: request.isSignaled)
         return network.lock.withLock { _ in
-            if network.pending.count(where: { $0.0 === self }) >= sendRequests_max { return false }
+            if network.pending.count(where: { $0.0 === self }) >= min(sendRequests_max, network.sends_max) {
+                return false
+            }
             network.submitLocked(self, work)
             return true
         }
