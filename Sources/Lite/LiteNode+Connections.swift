@@ -89,6 +89,7 @@ extension LiteNode {
                 prepare: { (queuePair) throws(FabricError) in try install(queuePair, sendQueue, link, pair) })
             answer = connected.privateData
             kind = connected.0.link
+            endIfLost(connected.0, link)
         } catch { throw .fabric(error) }
         let greeting = try understand(answer, address)
         if pair > 0 { return }
@@ -228,7 +229,7 @@ extension LiteNode {
         do throws(FabricError) {
             let sendQueue = try device.makeCompletionQueue(capacity: parameters.sendRequests_max + 16)
             let pairs = pair == 0 ? min(link.pairCount, Int(link.pendingGreeting?.pairs ?? 0)) : link.pairCount
-            _ = try request.accept(
+            let accepted = try request.accept(
                 send: sendQueue, receive: receiveQueue(link, pair), parameters: parameters,
                 privateData: self.greeting(pair, link, pairs: pairs).encode(),
                 prepare: { (queuePair) throws(FabricError) in
@@ -238,6 +239,7 @@ extension LiteNode {
                     }
                     try install(queuePair, sendQueue, link, pair)
                 })
+            endIfLost(accepted, link)
         } catch { fail(link) }
     }
 
@@ -273,6 +275,11 @@ extension LiteNode {
         parameters.receiveRequests_max = configuration.callsPerPeer_max
         parameters.scatterElements_max = 1
         return parameters
+    }
+
+    /// Ends a queue pair that was not connected yet when its link was taken down, and so took no notice of it.
+    private func endIfLost(_ queuePair: Device.Pair, _ link: Link<Device>) {
+        if link.isLost { queuePair.disconnect() }
     }
 
     private func receiveQueue(_ link: Link<Device>, _ pair: Int) -> Device.Queue {

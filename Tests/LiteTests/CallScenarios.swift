@@ -223,28 +223,28 @@ struct TypedMessages: LiteScenario {
 
 extension LiteTests {
     @Suite struct Calls {
-        @Test(arguments: DeviceKind.available) func echoOfEverySize(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func echoOfEverySize(_ kind: DeviceKind) throws {
             try run(EchoOfEverySize.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func refusals(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func refusals(_ kind: DeviceKind) throws {
             try run(Refusals.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func manyCallers(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func manyCallers(_ kind: DeviceKind) throws {
             try run(ManyCallers.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func fewSlots(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func fewSlots(_ kind: DeviceKind) throws {
             try run(FewSlots.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func lateReplies(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func lateReplies(_ kind: DeviceKind) throws {
             try run(LateReplies.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func boundedQueue(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func boundedQueue(_ kind: DeviceKind) throws {
             try run(BoundedQueue.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func forwarding(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func forwarding(_ kind: DeviceKind) throws {
             try run(Forwarding.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func typedMessages(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func typedMessages(_ kind: DeviceKind) throws {
             try run(TypedMessages.self, on: kind)
         }
     }

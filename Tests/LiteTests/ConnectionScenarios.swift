@@ -174,19 +174,19 @@ struct NoLeak: LiteScenario {
 
 extension LiteTests {
     @Suite struct Connections {
-        @Test(arguments: DeviceKind.available) func connectStorm(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func connectStorm(_ kind: DeviceKind) throws {
             try run(ConnectStorm.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func disconnecting(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func disconnecting(_ kind: DeviceKind) throws {
             try run(Disconnecting.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func closingUnderLoad(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func closingUnderLoad(_ kind: DeviceKind) throws {
             try run(ClosingUnderLoad.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func connectErrors(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func connectErrors(_ kind: DeviceKind) throws {
             try run(ConnectErrors.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func noLeak(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func noLeak(_ kind: DeviceKind) throws {
             try run(NoLeak.self, on: kind)
         }
     }

@@ -10,7 +10,6 @@ enum DeviceKind: String, CaseIterable, Sendable, CustomTestStringConvertible {
     case loop
     case sharedMemory
     case tcp
-    static let available: [DeviceKind] = [.loop, .sharedMemory]
     var testDescription: String { rawValue }
 }
 
@@ -73,7 +72,7 @@ func run(_ scenario: (some LiteScenario).Type, on kind: DeviceKind) throws {
     case .loop:
         let network = LoopNetwork()
         try go { LoopDevice(network) }
-    case .sharedMemory: try go { try SoftDevice() }
-    case .tcp: try go { try SoftDevice() }
+    case .sharedMemory: try go { try SoftDevice(configuration: .init(transport: .sharedMemory)) }
+    case .tcp: try go { try SoftDevice(configuration: .init(transport: .tcp)) }
     }
 }

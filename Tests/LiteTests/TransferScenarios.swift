@@ -158,16 +158,16 @@ struct MixedTraffic: LiteScenario {
 
 extension LiteTests {
     @Suite struct Transfers {
-        @Test(arguments: DeviceKind.available) func randomTransfers(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func randomTransfers(_ kind: DeviceKind) throws {
             try run(RandomTransfers.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func transferBounds(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func transferBounds(_ kind: DeviceKind) throws {
             try run(TransferBounds.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func contendedAtomics(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func contendedAtomics(_ kind: DeviceKind) throws {
             try run(ContendedAtomics.self, on: kind)
         }
-        @Test(arguments: DeviceKind.available) func mixedTraffic(_ kind: DeviceKind) throws {
+        @Test(arguments: DeviceKind.allCases) func mixedTraffic(_ kind: DeviceKind) throws {
             try run(MixedTraffic.self, on: kind)
         }
     }
