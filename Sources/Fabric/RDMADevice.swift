@@ -10,7 +10,8 @@ public struct RemoteAccess: OptionSet, Sendable {
     public static let all: RemoteAccess = [.read, .write, .atomic]
 }
 
-/// Registered memory. Deregisters when the last reference goes; a device keeps its regions alive while an operation uses them.
+/// Registered memory. Deregisters when the last reference goes; a device keeps its regions alive while an operation
+/// uses them.
 public protocol MemoryRegion: AnyObject, Sendable {
     /// First byte, page-aligned where the device allocated it.
     var base: UnsafeMutableRawPointer { get }
@@ -36,7 +37,8 @@ public enum WorkOpcode: UInt8, Sendable {
     case compareSwap = 5
 }
 
-/// A piece of local memory (`ibv_sge`). Plain data: what it points to is guarded by the rules of the request that it is part of.
+/// A piece of local memory (`ibv_sge`). Plain data: what it points to is guarded by the rules of the request that it is
+/// part of.
 public struct ScatterElement: @unchecked Sendable {
     public var address: UnsafeMutableRawPointer
     public var count: UInt32
@@ -50,13 +52,13 @@ public struct ScatterElement: @unchecked Sendable {
     }
 }
 
-/// A request for a queue pair's send queue (`ibv_send_wr`). Plain data: posting one allocates nothing. The atomics work on one
-/// aligned 8-byte word and put its former value, in host order, into the local element.
+/// A request for a queue pair's send queue (`ibv_send_wr`). Plain data: posting one allocates nothing. The atomics work
+/// on one aligned 8-byte word and put its former value, in host order, into the local element.
 public struct WorkRequest {
     public var id: UInt64 = 0
     public var opcode: WorkOpcode
-    /// Local memory, up to `QueuePairParameters.scatterElements_max` pieces. Read at once when `inline`, else owned by the device
-    /// until completion. The array of elements itself is read before the post returns.
+    /// Local memory, up to `QueuePairParameters.scatterElements_max` pieces. Read at once when `inline`, else owned by
+    /// the device until completion. The array of elements itself is read before the post returns.
     public var local: UnsafeBufferPointer<ScatterElement>
     public var remoteAddress: UInt64 = 0
     public var remoteKey: UInt32 = 0
@@ -126,11 +128,11 @@ public struct WorkCompletion: Sendable {
     }
 }
 
-/// Completions of any number of queue pairs. One thread polls at a time; which one may change from call to call, provided the
-/// callers order themselves.
+/// Completions of any number of queue pairs. One thread polls at a time; which one may change from call to call,
+/// provided the callers order themselves.
 public protocol CompletionQueue: AnyObject, Sendable {
-    /// Takes up to `completions.count` completions, oldest first; answers how many. Never blocks, never allocates. Where the
-    /// device has no thread of its own for it, this is also what moves data (progress).
+    /// Takes up to `completions.count` completions, oldest first; answers how many. Never blocks, never allocates.
+    /// Where the device has no thread of its own for it, this is also what moves data (progress).
     func poll(into completions: UnsafeMutableBufferPointer<WorkCompletion>) -> Int
     /// Readable after the next completion that follows `arm`. For poll(2) and epoll(7).
     var notificationDescriptor: Int32 { get }
@@ -210,20 +212,21 @@ public enum FabricError: Error, Sendable, CustomStringConvertible {
     }
 }
 
-/// One end of a reliable connection (RC queue pair). `postSend` and `postReceive` are each called by one thread at a time, and
-/// not concurrently with each other's completion handling on the same slot; Lite keeps a lock per queue pair for it.
+/// One end of a reliable connection (RC queue pair). `postSend` and `postReceive` are each called by one thread at a
+/// time, and not concurrently with each other's completion handling on the same slot; Lite keeps a lock per queue pair
+/// for it.
 public protocol QueuePair: AnyObject, Sendable {
     associatedtype Region: MemoryRegion
     /// Unique within the device, never 0, not reused while a completion of its predecessor may be pending.
     var number: UInt32 { get }
     var link: LinkKind { get }
-    /// Posts to the send queue. False when the queue is full; the work then was not accepted. After the connection is lost
-    /// every accepted request completes as `.flushed`, so that a caller needs no second way to learn of it.
+    /// Posts to the send queue. False when the queue is full; the work then was not accepted. After the connection is
+    /// lost every accepted request completes as `.flushed`, so that a caller needs no second way to learn of it.
     func postSend(_ request: borrowing WorkRequest) -> Bool
     /// Posts a receive buffer; an empty element list takes immediates only.
     func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool
-    /// Tears the connection down on both sides: what is posted completes as `.flushed`. Idempotent, any thread, does not wait for
-    /// the peer.
+    /// Tears the connection down on both sides: what is posted completes as `.flushed`. Idempotent, any thread, does
+    /// not wait for the peer.
     func disconnect()
     /// False once either side has disconnected or died. Cheap enough for every operation.
     var isConnected: Bool { get }
@@ -233,10 +236,11 @@ public protocol QueuePair: AnyObject, Sendable {
 public protocol ConnectionRequest: AnyObject, Sendable {
     associatedtype Pair: QueuePair
     associatedtype Queue: CompletionQueue
-    /// What the initiator sent along (at most 56 bytes, the limit of the RDMA connection manager).
+    /// What the initiator sent along (at most 56 bytes, the limit of the RDMA connection manager). The RDMA connection
+    /// manager does not carry the length: over verbs, zeros may follow.
     var privateData: [UInt8] { get }
-    /// Accepts. `prepare` runs when the queue pair can take receives but the initiator is not told yet: post them there, so that
-    /// no message arrives without a buffer.
+    /// Accepts. `prepare` runs when the queue pair can take receives but the initiator is not told yet: post them
+    /// there, so that no message arrives without a buffer.
     func accept(
         send: Queue, receive: Queue, parameters: QueuePairParameters, privateData: [UInt8],
         prepare: (Pair) throws(FabricError) -> Void

@@ -11,8 +11,8 @@ extension Checks {
         let post: (Lab<Device>) -> Bool
     }
 
-    /// Each fault on a connection of its own: the request fails with its status, what follows is flushed, the peer's memory is
-    /// untouched and the connection ends on both sides.
+    /// Each fault on a connection of its own: the request fails with its status, what follows is flushed, the peer's
+    /// memory is untouched and the connection ends on both sides.
     static func refusals<Device>(_ bench: Bench<Device>) throws {
         let size = 8192
         func one(_ lab: Lab<Device>) -> [ScatterElement] { [lab.left.element(0, 64)] }

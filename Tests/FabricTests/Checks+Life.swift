@@ -175,8 +175,8 @@ extension Checks {
         }
     }
 
-    /// Measures before and after `work`: what is left behind must not grow with the rounds. The device's thread may be giving the
-    /// last ones back, so the second measurement is repeated until it fits or the time is up.
+    /// Measures before and after `work`: what is left behind must not grow with the rounds. The device's thread may be
+    /// giving the last ones back, so the second measurement is repeated until it fits or the time is up.
     private static func settle(_ measure: () -> (Int, Int), after work: () throws -> Void) throws {
         let before = measure()
         try work()

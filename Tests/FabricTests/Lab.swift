@@ -179,7 +179,7 @@ func connectSides<Device: RDMADevice>(
     let acceptor = try KernelThread(name: "acceptor") {
         let result = Result<Side<Device>, any Error> {
             guard let request = try right.nextRequest(until: .after(labTimeout)) else { throw LabError("no request") }
-            guard request.privateData == [1, 2, 3] else { throw LabError("private data differs") }
+            guard request.privateData.starts(with: [1, 2, 3]) else { throw LabError("private data differs") }
             let queue = try right.makeCompletionQueue(capacity: capacity)
             let region = try right.allocate(bytes: plan.bytes, access: plan.rightAccess)
             let pair = try request.accept(
@@ -198,7 +198,7 @@ func connectSides<Device: RDMADevice>(
     }
     acceptor.join()
     let (pair, answer) = try result.get()
-    guard answer == [4, 5] else { throw LabError("the acceptor's private data differs") }
+    guard answer.starts(with: [4, 5]) else { throw LabError("the acceptor's private data differs") }
     guard let other = accepted.withLock({ $0 }) else { throw LabError("the acceptor did not finish") }
     return (Side(device: left, queue: queue, region: region, pair: pair), try other.get())
 }

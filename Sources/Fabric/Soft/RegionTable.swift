@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// The layout of a device's table of regions: a memory file that peers on the same host map read-only, so that they check an
-/// access as the network adapter would, without this process. An entry is valid while its key is non-zero.
+/// The layout of a device's table of regions: a memory file that peers on the same host map read-only, so that they
+/// check an access as the network adapter would, without this process. An entry is valid while its key is non-zero.
 enum RegionEntry {
     static let size = 64
     static let key = 0  // UInt32, written last, cleared first
@@ -28,7 +28,8 @@ enum RegionEntry {
 struct RegionTableView: @unchecked Sendable {
     let base: UnsafeMutableRawPointer
 
-    /// The entry of a key when it is valid. Stays so until the region's deregistration has waited for the caller's activity word.
+    /// The entry of a key when it is valid. Stays so until the region's deregistration has waited for the caller's
+    /// activity word.
     @inline(__always)
     func entry(_ key: UInt32) -> UnsafeMutableRawPointer? {
         let entry = base + RegionEntry.slot(of: key) &* RegionEntry.size
@@ -110,8 +111,8 @@ final class RegionTable: @unchecked Sendable {
         return nil
     }
 
-    /// Refuses every access that begins from now on. Those under way go on; the slot stays taken until `retire`, before which the
-    /// caller waits for them.
+    /// Refuses every access that begins from now on. Those under way go on; the slot stays taken until `retire`, before
+    /// which the caller waits for them.
     func refuse(_ key: UInt32) {
         lego_atomic_store_u32(keyWord(RegionEntry.slot(of: key)), 0)
         lego_atomic_fence()

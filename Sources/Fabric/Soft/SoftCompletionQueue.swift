@@ -3,8 +3,8 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// Completions of a soft device's queue pairs: a ring that any thread adds to and one thread at a time takes from. Polling also
-/// moves data: it matches what has arrived with the posted receives.
+/// Completions of a soft device's queue pairs: a ring that any thread adds to and one thread at a time takes from.
+/// Polling also moves data: it matches what has arrived with the posted receives.
 public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     private let capacity: Int
     private let ring: UnsafeMutablePointer<WorkCompletion>
@@ -104,7 +104,8 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
         ring[index % capacity] = completion
         tail.store(index &+ 1, ordering: .releasing)
         producers.unlock()
-        // The unlock is a full barrier: either this sees the arming, or the poll that follows the arming sees the completion.
+        // The unlock is a full barrier: either this sees the arming, or the poll that follows the arming sees the
+        // completion.
         if lego_atomic_load_u32(armedWord) != 0 { notify() }
     }
 

@@ -3,9 +3,11 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// What the parts of a soft device share. `SoftDevice` is its public face; regions, pairs and requests keep the context alive.
+/// What the parts of a soft device share. `SoftDevice` is its public face; regions, pairs and requests keep the context
+/// alive.
 ///
-/// Lock order: `state`, then a completion queue's walk lock, then a completion queue's producer lock. Nothing waits under any.
+/// Lock order: `state`, then a completion queue's walk lock, then a completion queue's producer lock. Nothing waits
+/// under any.
 final class SoftContext: @unchecked Sendable {
     private struct RegionRecord: @unchecked Sendable {
         /// Nil where peers must be served.

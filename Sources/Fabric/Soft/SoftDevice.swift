@@ -2,11 +2,12 @@ import CLinux
 import Glibc
 import Kernel
 
-/// An emulated RDMA network adapter, for hosts without one. Peers on the same host copy between each other's registered memory
-/// themselves, the target's processor having no part in it; others are reached by TCP and served by the device's thread.
+/// An emulated RDMA network adapter, for hosts without one. Peers on the same host copy between each other's registered
+/// memory themselves, the target's processor having no part in it; others are reached by TCP and served by the device's
+/// thread.
 ///
-/// Idle, it costs nothing: its one thread sleeps. Everything that peers share is memory files and abstract sockets, which the
-/// kernel takes back when the last process goes, whatever ends it.
+/// Idle, it costs nothing: its one thread sleeps. Everything that peers share is memory files and abstract sockets,
+/// which the kernel takes back when the last process goes, whatever ends it.
 public final class SoftDevice: RDMADevice {
     private let context: SoftContext
 
@@ -33,6 +34,7 @@ public final class SoftDevice: RDMADevice {
         } catch {
             throw .system(error)
         }
+        try MemoryNode.bind(file.base, bytes: file.count, to: context.configuration.memoryNode)
         let memory = UnsafeMutableRawBufferPointer(start: file.base, count: bytes)
         return try context.addRegion(memory, file: file, access: access)
     }

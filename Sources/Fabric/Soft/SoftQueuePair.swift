@@ -5,10 +5,10 @@ import Synchronization
 
 /// One end of a reliable connection of a `SoftDevice`.
 ///
-/// Drivers carry its work on, each by one thread at a time. Over shared memory the send driver empties the send queue (the
-/// poster, a poll of the send completion queue, the device's thread) and the receive driver matches arrivals with receives (a poll
-/// of the receive completion queue, the device's thread); over TCP one driver does both. The device keeps a pair until it has been
-/// disconnected and everything flushed.
+/// Drivers carry its work on, each by one thread at a time. Over shared memory the send driver empties the send queue
+/// (the poster, a poll of the send completion queue, the device's thread) and the receive driver matches arrivals with
+/// receives (a poll of the receive completion queue, the device's thread); over TCP one driver does both. The device
+/// keeps a pair until it has been disconnected and everything flushed.
 public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public typealias Region = SoftRegion
 
@@ -35,9 +35,11 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     let transport: Transport
 
     let state = Atomic<UInt32>(State.connecting.rawValue)
-    /// When the request at the head of the send queue gives up waiting for a receive; 0 when it does not wait. Monotonic ns.
+    /// When the request at the head of the send queue gives up waiting for a receive; 0 when it does not wait.
+    /// Monotonic ns.
     private let receiverDeadline = Atomic<UInt64>(0)
-    /// True once the peer's stream has ended: it has flushed its side, or died, and no access of it is under way any more.
+    /// True once the peer's stream has ended: it has flushed its side, or died, and no access of it is under way any
+    /// more.
     let isPeerGone = Atomic<Bool>(false)
 
     init(
@@ -119,8 +121,8 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         context.wake()
     }
 
-    /// On the device's thread, once the connection is broken: flushes. True when nothing is left to flush; the pair then has been
-    /// detached, and the end of the stream tells the peer that no access comes from here any more.
+    /// On the device's thread, once the connection is broken: flushes. True when nothing is left to flush; the pair
+    /// then has been detached, and the end of the stream tells the peer that no access comes from here any more.
     func finish() -> Bool {
         if state.load(ordering: .acquiring) == State.detached.rawValue { return true }
         driveSend()

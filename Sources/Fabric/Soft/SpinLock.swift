@@ -2,7 +2,8 @@ import CLinux
 import Glibc
 import Synchronization
 
-/// A lock for sections of some ten nanoseconds. Never held over a wait; a waiter yields when the holder has lost its processor.
+/// A lock for sections of some ten nanoseconds. Never held over a wait; a waiter yields when the holder has lost its
+/// processor.
 struct SpinLock: ~Copyable, Sendable {
     private let word = Atomic<UInt32>(0)
 
@@ -30,8 +31,8 @@ struct SpinLock: ~Copyable, Sendable {
     borrowing func unlock() { _ = word.exchange(0, ordering: .sequentiallyConsistent) }
 }
 
-/// Work that any thread may carry on, one at a time, and that nobody waits for: whoever finds it taken leaves a note, and the
-/// thread that has it looks for notes before it leaves.
+/// Work that any thread may carry on, one at a time, and that nobody waits for: whoever finds it taken leaves a note,
+/// and the thread that has it looks for notes before it leaves.
 struct Driver: ~Copyable, Sendable {
     private let lock = SpinLock()
     private let isWanted = Atomic<UInt32>(0)

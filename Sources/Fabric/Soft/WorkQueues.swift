@@ -21,8 +21,8 @@ struct SendEntry {
     var verdict: WorkStatus
 }
 
-/// The send queue: written by the poster, emptied by whoever drives the pair. Capacity is taken at creation; posting copies a
-/// request of up to `scatterElements_max` elements and `inlineBytes_max` bytes, and allocates nothing.
+/// The send queue: written by the poster, emptied by whoever drives the pair. Capacity is taken at creation; posting
+/// copies a request of up to `scatterElements_max` elements and `inlineBytes_max` bytes, and allocates nothing.
 final class SendQueue: @unchecked Sendable {
     private let capacity: Int
     private let elements_max: Int
@@ -163,7 +163,8 @@ final class ReceiveQueue: @unchecked Sendable {
     @inline(__always)
     func retire() { head.store(head.load(ordering: .relaxed) &+ 1, ordering: .releasing) }
 
-    /// Answers the index and the size in bytes of the receive that it appended, or nil when the queue is full or the list too long.
+    /// Answers the index and the size in bytes of the receive that it appended, or nil when the queue is full or the
+    /// list too long.
     func append(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> (index: Int, count: Int)? {
         let index = tail.load(ordering: .relaxed)
         guard index &- head.load(ordering: .acquiring) < capacity, local.count <= elements_max else { return nil }

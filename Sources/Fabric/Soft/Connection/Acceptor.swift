@@ -4,8 +4,8 @@ import Kernel
 import Synchronization
 import Wire
 
-/// The listening side of a device: greets whoever connects, and queues requests for `nextRequest`. Greetings are handled on the
-/// device's thread, a bounded number at a time and each with a deadline.
+/// The listening side of a device: greets whoever connects, and queues requests for `nextRequest`. Greetings are
+/// handled on the device's thread, a bounded number at a time and each with a deadline.
 final class Acceptor: @unchecked Sendable {
     private struct State {
         var listeners: [Listener] = []
@@ -39,8 +39,9 @@ final class Acceptor: @unchecked Sendable {
             return true
         }
         if !mayListen { throw .invalid("another listener: a device has at most one, and none once closed") }
-        let (raw, port) = try Sockets.listen(on: address)
-        let stream = Listener(Descriptor(taking: raw), isLocal: false, context: context)
+        let socket = try Sockets.listen(on: address)
+        let port = Sockets.localPort(socket.raw)
+        let stream = Listener(socket, isLocal: false, context: context)
         do throws(KernelError) {
             if context.configuration.transport != .tcp {
                 let local = Listener(try Sockets.listenLocal(context.instance), isLocal: true, context: context)

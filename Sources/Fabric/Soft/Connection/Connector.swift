@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// One attempt to connect, on the caller's thread: TCP to the acceptor's address, its greeting, and then the request over the
-/// transport that both can use.
+/// One attempt to connect, on the caller's thread: TCP to the acceptor's address, its greeting, and then the request
+/// over the transport that both can use.
 struct Connector {
     let context: SoftContext
     let address: FabricAddress

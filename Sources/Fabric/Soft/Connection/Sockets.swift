@@ -12,11 +12,10 @@ enum Sockets {
     // MARK: TCP
 
     /// Calls `body` for each address that a name stands for until one succeeds; else throws the last failure.
-    private static func forEachAddress<Value: ~Copyable>(
-        of address: FabricAddress, isPassive: Bool, failure: (String) -> FabricError,
-        _ body: (borrowing Descriptor, UnsafePointer<sockaddr>, socklen_t) throws(KernelError) -> Void,
-        make: (consuming Descriptor) -> Value
-    ) throws(FabricError) -> Value {
+    static func withAddresses(
+        of address: FabricAddress, isPassive: Bool, _ failure: (String) -> FabricError,
+        _ body: (UnsafePointer<sockaddr>, socklen_t) throws(KernelError) -> Void
+    ) throws(FabricError) {
         var hints = addrinfo()
         hints.ai_family = AF_UNSPEC
         hints.ai_socktype = Int32(SOCK_STREAM.rawValue)
@@ -29,15 +28,8 @@ enum Sockets {
         var next: UnsafeMutablePointer<addrinfo>? = first
         while let info = next {
             next = info.pointee.ai_next
-            let raw = socket(info.pointee.ai_family, streamType, 0)
-            if raw < 0 {
-                reason = KernelError("socket").description
-                continue
-            }
-            let descriptor = Descriptor(taking: raw)
             do throws(KernelError) {
-                try body(descriptor, info.pointee.ai_addr, info.pointee.ai_addrlen)
-                return make(descriptor)
+                return try body(info.pointee.ai_addr, info.pointee.ai_addrlen)
             } catch {
                 reason = error.description
             }
@@ -45,20 +37,29 @@ enum Sockets {
         throw failure(reason)
     }
 
-    /// A listening TCP socket and the port that it took.
-    static func listen(on address: FabricAddress) throws(FabricError) -> (Int32, UInt16) {
-        let raw = try forEachAddress(of: address, isPassive: true, failure: { .cannotListen(address, reason: $0) }) {
-            (descriptor, name, length) throws(KernelError) in
-            setOption(descriptor.raw, SOL_SOCKET, SO_REUSEADDR, 1)
-            if bind(descriptor.raw, name, length) < 0 { throw KernelError("bind") }
-            if Glibc.listen(descriptor.raw, Int32(SoftLimits.backlog_max)) < 0 { throw KernelError("listen") }
-        } make: {
-            $0.release()
-        }
-        return (raw, localPort(raw))
+    private static func makeStream(_ name: UnsafePointer<sockaddr>) throws(KernelError) -> Descriptor {
+        let raw = socket(Int32(name.pointee.sa_family), streamType, 0)
+        if raw < 0 { throw KernelError("socket") }
+        return Descriptor(taking: raw)
     }
 
-    private static func localPort(_ socket: Int32) -> UInt16 {
+    /// A listening TCP socket.
+    static func listen(on address: FabricAddress) throws(FabricError) -> Descriptor {
+        var socket: Descriptor?
+        try withAddresses(of: address, isPassive: true, { .cannotListen(address, reason: $0) }) {
+            (name, length) throws(KernelError) in
+            let made = try makeStream(name)
+            setOption(made.raw, SOL_SOCKET, SO_REUSEADDR, 1)
+            if bind(made.raw, name, length) < 0 { throw KernelError("bind") }
+            if Glibc.listen(made.raw, Int32(SoftLimits.backlog_max)) < 0 { throw KernelError("listen") }
+            socket = consume made
+        }
+        guard let socket else { throw .cannotListen(address, reason: "no address") }
+        return socket
+    }
+
+    /// The port of a bound socket.
+    static func localPort(_ socket: Int32) -> UInt16 {
         var storage = sockaddr_storage()
         var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
         return withUnsafeMutableBytes(of: &storage) { bytes in
@@ -70,18 +71,27 @@ enum Sockets {
 
     /// A connected TCP socket.
     static func connect(to address: FabricAddress, until deadline: Deadline) throws(FabricError) -> Descriptor {
-        try forEachAddress(of: address, isPassive: false, failure: { .unreachable(address, reason: $0) }) {
-            (descriptor, name, length) throws(KernelError) in
-            if Glibc.connect(descriptor.raw, name, length) == 0 { return }
-            if errno != EINPROGRESS { throw KernelError("connect") }
-            try wait(for: descriptor.raw, Int16(POLLOUT), until: deadline, "connect")
-            var error: Int32 = 0
-            var size = socklen_t(4)
-            getsockopt(descriptor.raw, SOL_SOCKET, SO_ERROR, &error, &size)
-            if error != 0 { throw KernelError("connect", error) }
-        } make: {
-            $0
+        var socket: Descriptor?
+        try withAddresses(of: address, isPassive: false, { .unreachable(address, reason: $0) }) {
+            (name, length) throws(KernelError) in
+            let made = try makeStream(name)
+            try finishConnecting(made.raw, Glibc.connect(made.raw, name, length), until: deadline)
+            socket = consume made
         }
+        guard let socket else { throw .unreachable(address, reason: "no address") }
+        return socket
+    }
+
+    /// Waits for the outcome of a non-blocking connect(2) that answered `result`.
+    private static func finishConnecting(_ socket: Int32, _ result: Int32, until deadline: Deadline) throws(KernelError)
+    {
+        if result == 0 { return }
+        if errno != EINPROGRESS { throw KernelError("connect") }
+        try wait(for: socket, Int16(POLLOUT), until: deadline, "connect")
+        var error: Int32 = 0
+        var size = socklen_t(4)
+        getsockopt(socket, SOL_SOCKET, SO_ERROR, &error, &size)
+        if error != 0 { throw KernelError("connect", error) }
     }
 
     /// Sets a connected socket up for small latency, and so that a peer that falls silent is noticed.

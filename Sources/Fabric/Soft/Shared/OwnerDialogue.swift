@@ -4,8 +4,8 @@ import Kernel
 import Synchronization
 import Wire
 
-/// Access to memory that its owner registered but that is no memory file: the owner's device thread does it, asked over the
-/// control socket, a bounded piece at a time.
+/// Access to memory that its owner registered but that is no memory file: the owner's device thread does it, asked over
+/// the control socket, a bounded piece at a time.
 enum OwnerPacket {
     enum Kind: UInt32 {
         case request = 16
@@ -68,8 +68,8 @@ extension OwnerAnswer {
     }
 }
 
-/// The initiator's end of the dialogue: one piece under way at a time. The send driver's, but for the answer, which the device's
-/// thread leaves.
+/// The initiator's end of the dialogue: one piece under way at a time. The send driver's, but for the answer, which the
+/// device's thread leaves.
 final class OwnerDialogue: @unchecked Sendable {
     /// Bytes of the request at the head of the send queue that are done.
     var offset = 0
@@ -89,7 +89,8 @@ final class OwnerDialogue: @unchecked Sendable {
 }
 
 extension SharedChannel {
-    /// Carries a request on that the memory's owner has to do. On the send driver; allocates, since this path is not the fast one.
+    /// Carries a request on that the memory's owner has to do. On the send driver; allocates, since this path is not
+    /// the fast one.
     func serve(
         _ entry: UnsafeMutablePointer<SendEntry>, _ elements: UnsafeMutablePointer<ScatterElement>,
         _ pair: SoftQueuePair

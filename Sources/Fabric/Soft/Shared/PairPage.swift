@@ -2,11 +2,11 @@ import CLinux
 import Glibc
 import Kernel
 
-/// The memory that the two ends of a shared-memory queue pair share: a side's words are written by that side only, but for
-/// `senderWaits`. Nothing in it is trusted: an end keeps its own positions privately and checks the other's.
+/// The memory that the two ends of a shared-memory queue pair share: a side's words are written by that side only, but
+/// for `senderWaits`. Nothing in it is trusted: an end keeps its own positions privately and checks the other's.
 ///
-/// Layout: two sides of `sideBytes` each: words (one cache line per writer and purpose), the lengths of posted receives, the
-/// ring of messages that this side sends.
+/// Layout: two sides of `sideBytes` each: words (one cache line per writer and purpose), the lengths of posted
+/// receives, the ring of messages that this side sends.
 struct PairPage: @unchecked Sendable {
     /// Bytes of a side's message ring; a longer message goes through it in fragments.
     static let ringBytes = 128 << 10

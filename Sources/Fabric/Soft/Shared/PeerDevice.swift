@@ -14,8 +14,8 @@ enum Resolution {
     case served
 }
 
-/// Another soft device on this host, as the queue pairs to it see it: its region table, mapped read-only, and the regions that
-/// have been mapped on first use. Shared by all pairs between the two devices.
+/// Another soft device on this host, as the queue pairs to it see it: its region table, mapped read-only, and the
+/// regions that have been mapped on first use. Shared by all pairs between the two devices.
 final class PeerDevice: @unchecked Sendable {
     private struct Mapping {
         /// Written last, cleared first. 0: none.
@@ -29,8 +29,8 @@ final class PeerDevice: @unchecked Sendable {
     private let table: RegionTableView
     /// Wakes the peer device's thread.
     private let wake: Descriptor
-    /// Written by this device's thread alone. A slot's old mapping is out of use when a new key appears in its place, since the
-    /// peer's deregistration has waited for every access with the old one.
+    /// Written by this device's thread alone. A slot's old mapping is out of use when a new key appears in its place,
+    /// since the peer's deregistration has waited for every access with the old one.
     private let mappings: UnsafeMutablePointer<Mapping>
 
     init(instance: InstanceID, table: consuming Descriptor, wake: consuming Descriptor) throws(FabricError) {

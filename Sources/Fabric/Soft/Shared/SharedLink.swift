@@ -18,8 +18,8 @@ protocol PairLink: EventHandler {
     func tellRegionGone(_ key: UInt32)
 }
 
-/// The device's side of a shared-memory pair: its control socket, watched by the device's thread. Lives until both ends have
-/// flushed, so that a deregistration knows whom to wait for.
+/// The device's side of a shared-memory pair: its control socket, watched by the device's thread. Lives until both ends
+/// have flushed, so that a deregistration knows whom to wait for.
 final class SharedLink: PairLink, @unchecked Sendable {
     let pair: SoftQueuePair
     private let channel: SharedChannel

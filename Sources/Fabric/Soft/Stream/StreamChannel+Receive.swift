@@ -47,8 +47,8 @@ extension StreamChannel {
         case failed
     }
 
-    /// Receives into the buffer or straight into place; answers the bytes, 0 at no progress that is to be retried, or -errno
-    /// (-EPIPE at the end of the stream).
+    /// Receives into the buffer or straight into place; answers the bytes, 0 at no progress that is to be retried, or
+    /// -errno (-EPIPE at the end of the stream).
     private func refill(_ pair: SoftQueuePair) -> Int {
         var result: Int
         if sink != .none, sink != .discard, inStart == inEnd, payloadLeft >= Self.directBytes_min {
@@ -212,8 +212,8 @@ extension StreamChannel {
 
     // MARK: Payload
 
-    /// The next contiguous piece of the current frame's place. Nil when its memory is not, or no longer, registered. Inside the
-    /// activity window.
+    /// The next contiguous piece of the current frame's place. Nil when its memory is not, or no longer, registered.
+    /// Inside the activity window.
     private func sinkPiece(_ pair: SoftQueuePair) -> iovec? {
         var elements: UnsafeMutablePointer<ScatterElement>
         var count: Int
@@ -319,7 +319,8 @@ extension StreamChannel {
 
     // MARK: Answers
 
-    /// Completes all requests before the one that an answer names, and answers its index; nil when no such request is under way.
+    /// Completes all requests before the one that an answer names, and answers its index; nil when no such request is
+    /// under way.
     private func completeBefore(_ pair: SoftQueuePair) -> Int? {
         let first = pair.sendQueue.first
         let distance = Int(frame.sequence &- UInt32(truncatingIfNeeded: first))

@@ -226,7 +226,8 @@ extension StreamChannel {
         }
     }
 
-    /// The next contiguous piece of the bulk. Nil when its memory has been deregistered and the frame cannot be ended honestly.
+    /// The next contiguous piece of the bulk. Nil when its memory has been deregistered and the frame cannot be ended
+    /// honestly.
     private func bulkPiece(_ pair: SoftQueuePair) -> iovec? {
         if bulk.left == 0 { return iovec(iov_base: nil, iov_len: 0) }
         if bulk.source == .entry {
@@ -249,7 +250,8 @@ extension StreamChannel {
         return iovec(iov_base: zeros, iov_len: min(bulk.left, zeroBytes))
     }
 
-    /// The region of a read went away in the middle: the frame is filled up, and an error tells the peer that it failed.
+    /// The region of a read went away in the middle: the frame is filled up, and an error tells the peer that it
+    /// failed.
     private func poison() {
         bulk.source = .poisoned
         refuseRead(answers + answerHead % answerCapacity)

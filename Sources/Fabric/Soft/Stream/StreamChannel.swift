@@ -3,15 +3,15 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// The TCP transport of one queue pair. One driver does both directions, by one thread at a time: the poster sends at once, a
-/// poll of a completion queue reads the socket itself, and the device's thread does either when nobody else does. Every chunk that
-/// touches registered memory checks its key anew inside the activity window, so that a deregistration waits for a system call at
-/// most.
+/// The TCP transport of one queue pair. One driver does both directions, by one thread at a time: the poster sends at
+/// once, a poll of a completion queue reads the socket itself, and the device's thread does either when nobody else
+/// does. Every chunk that touches registered memory checks its key anew inside the activity window, so that a
+/// deregistration waits for a system call at most.
 ///
 /// Mutable fields are the driver's, but for the atomics.
 final class StreamChannel: @unchecked Sendable {
-    /// Payloads up to this travel through the staging buffer together with their neighbours; larger ones straight from and to
-    /// registered memory.
+    /// Payloads up to this travel through the staging buffer together with their neighbours; larger ones straight from
+    /// and to registered memory.
     static let stagedBytes_max = 8 << 10
     static let bufferBytes = 64 << 10
     /// A read is answered in frames of at most this, so that an error can still be told in the middle.
@@ -107,8 +107,8 @@ final class StreamChannel: @unchecked Sendable {
         Sockets.prepareStream(self.socket.raw, peerTimeout: configuration.peerTimeout)
     }
 
-    /// Takes how many requests the peer may have under way, how many receives it has posted, and how many it knows of. Before the
-    /// pair is connected.
+    /// Takes how many requests the peer may have under way, how many receives it has posted, and how many it knows of.
+    /// Before the pair is connected.
     func connect(theirRequests: Int, peerPosted: UInt32, advertised: UInt32) {
         self.peerPosted = peerPosted
         self.advertised.store(advertised, ordering: .sequentiallyConsistent)

@@ -25,8 +25,8 @@ final class StreamLink: PairLink, @unchecked Sendable {
     func watch() -> Bool {
         do throws(KernelError) {
             token = context.loop.register(self)
-            // Edge-triggered: a poll may have read the socket before this thread comes to it, and a full completion queue must not
-            // make it spin.
+            // Edge-triggered: a poll may have read the socket before this thread comes to it, and a full completion
+            // queue must not make it spin.
             let events = EPOLLIN.rawValue | EPOLLOUT.rawValue | EPOLLRDHUP.rawValue | EPOLLET.rawValue
             try context.loop.watch(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: events))
             return true
