@@ -46,8 +46,6 @@ final class InodeTable: Sendable {
         var name: UnsafeMutablePointer<CChar>?
         /// Inodes of which this is the parent.
         var children: UInt32 = 0
-        /// Its name was removed: the storage component keeps it open until it is forgotten.
-        var isDetached = false
         var hasStamp = false
         var stamp = DataStamp()
         /// Until when (monotonic nanoseconds) it is taken to have no capabilities: the kernel asks before every write.
@@ -115,25 +113,24 @@ final class InodeTable: Sendable {
         }
     }
 
-    /// Takes back the kernel's references. `released` gets each handle that the storage component may forget: of this inode and of
-    /// its ancestors, where nothing else needs them.
-    func forget(
-        _ number: UInt64, lookups: UInt64, session: UInt32,
-        released: (_ handle: UInt64, _ references: UInt64, _ isUrgent: Bool) -> Void
-    ) {
+    /// Takes back the kernel's references. Answers the handles of `session` that the storage component may forget: of this inode
+    /// and of its ancestors, where nothing else needs them.
+    func forget(_ number: UInt64, lookups: UInt64, session: UInt32) -> [ProcessorStorageForget.Item] {
         locked { state in
-            guard let inode = state.table.pointer(number) else { return }
+            var released: [ProcessorStorageForget.Item] = []
+            guard let inode = state.table.pointer(number) else { return released }
             inode.pointee.lookups -= min(lookups, inode.pointee.lookups)
             var current = number
             while let inode = state.table.pointer(current), inode.pointee.lookups == 0, inode.pointee.children == 0 {
                 if inode.pointee.session == session {
-                    released(inode.pointee.handle, inode.pointee.references, inode.pointee.isDetached)
+                    released.append(.init(node: inode.pointee.handle, references: inode.pointee.references))
                 }
                 if state.byNumber[inode.pointee.number] == current { state.byNumber[inode.pointee.number] = nil }
                 let parent = state.takeName(current)
                 state.table.remove(current)
                 current = parent
             }
+            return released
         }
     }
 
@@ -177,7 +174,6 @@ final class InodeTable: Sendable {
             guard let number = state.byNumber[inode], let inode = state.table.pointer(number),
                 inode.pointee.parent == parent, let known = inode.pointee.name, strcmp(known, name) == 0
             else { return }
-            inode.pointee.isDetached = true
             _ = state.takeName(number)
         }
     }
@@ -239,7 +235,6 @@ extension InodeTable.Inode {
 extension InodeTable.State {
     fileprivate mutating func rename(_ number: UInt64, _ parent: UInt64, _ name: UnsafePointer<CChar>) {
         guard let inode = table.pointer(number) else { return }
-        inode.pointee.isDetached = false
         if inode.pointee.parent == parent, let known = inode.pointee.name, strcmp(known, name) == 0 { return }
         if inode.pointee.children > 0 && isRing(number, parent) { return }
         // Counted first, so that a parent that stays the same is never without a child.

@@ -101,7 +101,7 @@ extension MountThread {
             {
                 return entry.node
             }
-            forget(entry.node, references: 1, isUrgent: false, session: session.number)
+            mount.returns.forget(entry.node, references: 1, session: session.number)
             return nil
         }
     }
@@ -130,30 +130,8 @@ extension MountThread {
         else { return nil }
         if mount.files.reopened(file, handle: opened.file, session: session.number) { return opened.file }
         // Another thread was faster.
-        release(opened.file, session)
+        mount.returns.release(opened.file, session: session.number)
         guard let current = mount.files.find(file), current.session == session.number else { return nil }
         return current.handle
-    }
-
-    func release(_ handle: UInt64, _ session: StorageSession) {
-        _ = prepare(StorageFunction.release, ProcessorStorageFile(file: handle), session)
-    }
-
-    /// Notes a handle to be given back; sends what has gathered when it is enough, or when disk space hangs on it.
-    func forget(_ handle: UInt64, references: UInt64, isUrgent: Bool, session: UInt32) {
-        if forgottenCount > 0 && forgottenSession != session { forgottenCount = 0 }
-        forgottenSession = session
-        forgotten[forgottenCount] = ProcessorStorageForget.Item(node: handle, references: references)
-        forgottenCount += 1
-        if isUrgent || forgottenCount == forgotten.count { flushForgotten() }
-    }
-
-    /// What is lost of this costs the storage component memory until the session ends, and nothing else.
-    func flushForgotten() {
-        let count = forgottenCount
-        forgottenCount = 0
-        guard count > 0, let session = mount.link.current, session.number == forgottenSession else { return }
-        let items = Array(forgotten[..<count])
-        _ = prepare(StorageFunction.forget, ProcessorStorageForget(items: items), session)
     }
 }

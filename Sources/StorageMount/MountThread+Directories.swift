@@ -121,7 +121,7 @@ extension MountThread {
             while let (entry, length) = peek(batch) {
                 batch.pointee.offset += length
                 if let node = entry.entry?.node, node != 0 {
-                    forget(node, references: 1, isUrgent: false, session: batch.pointee.session)
+                    mount.returns.forget(node, references: 1, session: batch.pointee.session)
                 }
             }
         }

@@ -55,9 +55,7 @@ extension MountThread {
 
     func release(_ handle: UInt64) {
         dropBatch(handle)
-        if let file = mount.files.find(handle), let session = mount.link.current, session.number == file.session {
-            release(file.handle, session)
-        }
+        if let file = mount.files.find(handle) { mount.returns.release(file.handle, session: file.session) }
         mount.files.remove(handle)
     }
 

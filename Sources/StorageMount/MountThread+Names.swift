@@ -75,24 +75,9 @@ extension MountThread {
 
     func forget(_ inode: UInt64, lookups: UInt64) {
         let session = mount.link.current?.number ?? 0
-        // Gathered first: what is sent is sent without the table's lock.
-        var isUrgent = false
-        mount.inodes.forget(inode, lookups: lookups, session: session) { handle, references, urgent in
-            if forgottenCount == forgotten.count - 1 || forgottenSession != session { isUrgent = true }
-            isUrgent = isUrgent || urgent
-            note(handle, references, session)
+        for item in mount.inodes.forget(inode, lookups: lookups, session: session) {
+            mount.returns.forget(item.node, references: item.references, session: session)
         }
-        if isUrgent { flushForgotten() }
-    }
-
-    /// Notes without sending. When there is no room the handle stays with the storage component until the session ends: only the
-    /// ancestors of one inode, all forgotten at once, can be so many.
-    private func note(_ handle: UInt64, _ references: UInt64, _ session: UInt32) {
-        if forgottenSession != session { forgottenCount = 0 }
-        forgottenSession = session
-        if forgottenCount == forgotten.count { return }
-        forgotten[forgottenCount] = ProcessorStorageForget.Item(node: handle, references: references)
-        forgottenCount += 1
     }
 
     func make(

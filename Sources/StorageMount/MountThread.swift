@@ -25,10 +25,6 @@ final class MountThread {
     let listing: UnsafeMutableRawBufferPointer
     /// How the last call that prepares another one ended.
     var preparation = Status.ok
-    /// Handles to be given back, of session `forgottenSession`.
-    var forgotten: UnsafeMutableBufferPointer<ProcessorStorageForget.Item>
-    var forgottenCount = 0
-    var forgottenSession: UInt32 = 0
 
     /// `memory`: `poolBytes` of the node's pool.
     init(mount: StorageMount, memory: UnsafeMutableRawBufferPointer) {
@@ -39,14 +35,12 @@ final class MountThread {
         request = .allocate(byteCount: StorageLimit.requestBytes_max, alignment: 16)
         response = .allocate(byteCount: 64 << 10, alignment: 16)
         listing = .allocate(byteCount: 128 << 10, alignment: 16)
-        forgotten = .allocate(capacity: StorageLimit.forgotten_max)
     }
 
     deinit {
         request.deallocate()
         response.deallocate()
         listing.deallocate()
-        forgotten.deallocate()
     }
 
     private static let key: pthread_key_t = {
@@ -74,7 +68,6 @@ final class MountThread {
             fuse_session_process_buf(session, &buffer)
         }
         if !ownsBuffer { free(buffer.mem) }
-        flushForgotten()
     }
 
     /// Where `bytes` lie in the node's pool. Bytes from elsewhere are copied to `transfer` first.

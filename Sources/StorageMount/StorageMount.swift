@@ -57,6 +57,7 @@ public final class StorageMount: Sendable {
     let link: StorageLink
     let inodes = InodeTable()
     let files = OpenFileTable()
+    let returns: HandleReturns
     let logger: Logger
     public let mountPoint: String
     private let threadCount: Int
@@ -84,6 +85,7 @@ public final class StorageMount: Sendable {
         self.logger = logger
         threadCount = threads
         link = StorageLink(node: node, storage: storage, patience: Self.ioTimeout)
+        returns = HandleReturns(link: link)
     }
 
     /// Mounts, in the mount namespace of the calling thread, and starts the threads. Does not wait for the storage component.
@@ -129,6 +131,7 @@ public final class StorageMount: Sendable {
 
     private func startThreads(_ session: OpaquePointer) throws(KernelError) {
         nonisolated(unsafe) let session = session
+        try returns.start()
         for index in 0..<threadCount {
             let start = index * MountThread.poolBytes
             nonisolated(unsafe) let memory = UnsafeMutableRawBufferPointer(
@@ -165,6 +168,7 @@ public final class StorageMount: Sendable {
         let result = lego_unmount(mountPoint, 1)
         if result < 0 { logger.warning("\(mountPoint) was not mounted any more: \(KernelError.text(-result))") }
         for thread in threads { thread.join() }
+        returns.stop()
         state.withLock { state in
             state.session = nil
             state.threads = []

@@ -121,7 +121,6 @@ extension StorageService {
         offer(StorageFunction.fileSystemStatus, small, small, .reads) { $0.fileSystemStatus($1) }
         offer(StorageFunction.open, small, small, .reads) { $0.open($1) }
         offer(StorageFunction.create, small, small, .changes) { $0.create($1) }
-        offer(StorageFunction.release, small, small, .reads) { $0.release($1) }
         offer(StorageFunction.read, small, small, .reads) { $0.read($1) }
         offer(StorageFunction.write, small, small, .changes) { $0.write($1) }
         offer(StorageFunction.synchronize, small, small, .reads) { $0.synchronize($1) }

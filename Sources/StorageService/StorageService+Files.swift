@@ -73,12 +73,6 @@ extension StorageService {
         }
     }
 
-    func release(_ call: StorageCall) -> CallResult {
-        guard let message = ProcessorStorageFile(decoding: call.request) else { return call.malformed }
-        call.client.release(message.file)
-        return call.done
-    }
-
     /// Reads into a staging buffer and writes that into the caller's pool, in pieces that stay in the processor's cache.
     func read(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageTransfer(decoding: call.request) else { return call.malformed }

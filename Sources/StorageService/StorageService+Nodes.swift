@@ -7,6 +7,7 @@ import Wire
 extension StorageService {
     func forget(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageForget(decoding: call.request) else { return call.malformed }
+        for file in message.files { call.client.release(file) }
         for item in message.items { call.client.forget(item.node, references: item.references) }
         return call.done
     }

@@ -15,7 +15,6 @@ public enum StorageFunction {
     public static let fileSystemStatus = FunctionID(rawValue: 0x050c)
     public static let open = FunctionID(rawValue: 0x0510)
     public static let create = FunctionID(rawValue: 0x0511)
-    public static let release = FunctionID(rawValue: 0x0512)
     public static let read = FunctionID(rawValue: 0x0513)
     public static let write = FunctionID(rawValue: 0x0514)
     public static let synchronize = FunctionID(rawValue: 0x0515)

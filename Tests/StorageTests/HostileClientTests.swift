@@ -123,7 +123,7 @@ extension StorageTests {
                         try check(client.call(function, transfer).status == .system(ESTALE), "file \(handle)")
                     }
                     try check(client.lookUp(handle, "a") == .system(ESTALE), "parent \(handle)")
-                    _ = client.call(StorageFunction.release, ProcessorStorageFile(file: handle))
+                    _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [], files: [handle, handle]))
                     let item = ProcessorStorageForget.Item(node: handle, references: .max)
                     _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [item]))
                 }
@@ -138,7 +138,7 @@ extension StorageTests {
                 let read = ProcessorStorageTransfer(file: open ?? 0, offset: 0, poolOffset: 0, count: 6)
                 try check(client.call(StorageFunction.read, read).status == .ok, "an open file whose node is forgotten")
                 try check(client.node.pool.prefix(6).elementsEqual("inside".utf8), "its bytes")
-                _ = client.call(StorageFunction.release, ProcessorStorageFile(file: open ?? 0))
+                _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [], files: [open ?? 0]))
                 try check(client.call(StorageFunction.read, read).status == .system(ESTALE), "after its release")
             }
         }

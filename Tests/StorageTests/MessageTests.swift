@@ -72,8 +72,8 @@ extension StorageTests {
             expect(StorageProcessorCount(count: 9), "0900000000000000")
             expect(StorageProcessorRenamed(moved: 1, replaced: 2), "01000000000000000200000000000000")
             expect(
-                ProcessorStorageForget(items: [.init(node: 1, references: 2)]),
-                "01000000" + "0100000000000000" + "0200000000000000")
+                ProcessorStorageForget(items: [.init(node: 1, references: 2)], files: [3]),
+                "01000000" + "0100000000000000" + "0200000000000000" + "01000000" + "0300000000000000")
             expect(
                 ProcessorStorageTransfer(file: 1, offset: 2, poolOffset: 3, count: 4),
                 "010000000000000002000000000000000300000000000000" + "04000000")
@@ -142,6 +142,7 @@ extension StorageTests {
             #expect(refused(ProcessorStorageSetAttributes(node: 1, fields: .init(rawValue: 256))))
             let items = Array(repeating: ProcessorStorageForget.Item(node: 1, references: 1), count: 513)
             #expect(refused(ProcessorStorageForget(items: items)))
+            #expect(refused(ProcessorStorageForget(items: [], files: Array(repeating: 1, count: 513))))
         }
     }
 }

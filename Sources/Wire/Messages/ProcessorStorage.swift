@@ -145,7 +145,7 @@ public struct ProcessorStorageName: WireMessage, @unchecked Sendable {
     }
 }
 
-/// Gives references back. No answer beside the status.
+/// Gives references to nodes back, and releases files. Answered by `StorageNothing`.
 public struct ProcessorStorageForget: WireMessage, Equatable {
     public struct Item: Equatable, Sendable {
         public var node: UInt64
@@ -156,8 +156,12 @@ public struct ProcessorStorageForget: WireMessage, Equatable {
         }
     }
     public var items: [Item]
+    public var files: [UInt64]
 
-    public init(items: [Item]) { self.items = items }
+    public init(items: [Item], files: [UInt64] = []) {
+        self.items = items
+        self.files = files
+    }
 
     public func encode(into writer: inout WireWriter) {
         writer.write(UInt32(truncatingIfNeeded: items.count))
@@ -165,6 +169,8 @@ public struct ProcessorStorageForget: WireMessage, Equatable {
             writer.write(item.node)
             writer.write(item.references)
         }
+        writer.write(UInt32(truncatingIfNeeded: files.count))
+        for file in files { writer.write(file) }
     }
 
     public init?(from reader: inout WireReader) {
@@ -173,8 +179,20 @@ public struct ProcessorStorageForget: WireMessage, Equatable {
         items = []
         items.reserveCapacity(count)
         for _ in 0..<count { items.append(Item(node: reader.read(), references: reader.read())) }
+        let fileCount = Int(reader.read(UInt32.self))
+        if fileCount > StorageLimit.forgotten_max { return nil }
+        files = []
+        files.reserveCapacity(fileCount)
+        for _ in 0..<fileCount { files.append(reader.read()) }
         if !reader.isValid { return nil }
     }
+}
+
+/// An answer without fields.
+public struct StorageNothing: WireMessage, Equatable {
+    public init() {}
+    public func encode(into writer: inout WireWriter) {}
+    public init?(from reader: inout WireReader) {}
 }
 
 /// Changes what `fields` names. Answered by `StorageAttributes`.

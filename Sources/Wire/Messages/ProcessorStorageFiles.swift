@@ -68,7 +68,7 @@ public struct StorageProcessorCreated: WireMessage, Equatable {
     }
 }
 
-/// `release`, or `synchronize` (answered when the data is on disk; with `dataOnly` as fdatasync(2)). No answer beside the status.
+/// `synchronize`: answered, with nothing beside the status, when the data is on disk; with `dataOnly` as fdatasync(2).
 public struct ProcessorStorageFile: WireMessage, Equatable {
     public var file: UInt64
     public var dataOnly: Bool
