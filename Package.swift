@@ -42,6 +42,7 @@ let package = Package(
         .package(url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
         .package(url: "https://github.com/apple/swift-nio", from: "2.90.0"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.6.0"),
     ],
     targets: [
         // C: system libraries, shims by kernel facility, the injected agent, the sandbox's first process.
@@ -77,7 +78,7 @@ let package = Package(
 
         // One service per component.
         .target(
-            name: "MemoryService", dependencies: ["Lite", "Kernel", "Wire", log, metrics], swiftSettings: strict),
+            name: "MemoryService", dependencies: ["Lite", "Kernel", "Wire", log], swiftSettings: strict),
         .target(
             name: "StorageService", dependencies: ["Lite", "Kernel", "Wire", "CLinux", log, system],
             swiftSettings: strict),
@@ -91,10 +92,11 @@ let package = Package(
         .target(
             name: "ManagerService",
             dependencies: [
-                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, metrics,
+                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log,
                 .product(name: "Hummingbird", package: "hummingbird"), .product(name: "GRDB", package: "GRDB.swift"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOCore", package: "swift-nio"),
+                .product(name: "ServiceLifecycle", package: "swift-service-lifecycle"),
             ],
             swiftSettings: strict),
 

@@ -19,6 +19,7 @@ public final class ManagerService: Sendable {
     private let directory: Mutex<StateDirectory?>
     let control: RackControl
     private let pool: WorkerPool
+    private let reactions: WorkerPool
     private let ticker: Ticker
     private let server: APIServer
     private let configuration: ManagerConfiguration
@@ -43,15 +44,19 @@ public final class ManagerService: Sendable {
         let store = try ManagerStore(path: path, results_max: configuration.results_max)
         do {
             pool = try WorkerPool(name: "lego-work", threads: Self.workers, waiting_max: Self.waitingTasks_max)
+            // Their number is bounded by what can be lost: components and programs.
+            reactions = try WorkerPool(name: "lego-react", threads: 2, waiting_max: .max)
             ticker = try Ticker()
         } catch {
             throw .system("\(error)")
         }
         do {
             control = try RackControl(
-                node: node, configuration: configuration, store: store, pool: pool, logger: logger, now: now)
+                node: node, configuration: configuration, store: store, pool: pool, reactions: reactions,
+                logger: logger, now: now)
         } catch {
             pool.stop()
+            reactions.stop()
             throw .store(path: path, reason: "\(error)")
         }
         server = APIServer(
@@ -84,7 +89,10 @@ public final class ManagerService: Sendable {
         ticker.stop()
         control.waiters.close()
         server.stop()
+        // A call that is still under way would hold its thread until its deadline.
+        for peer in control.node.peers { control.node.disconnect(peer) }
         pool.stop()
+        reactions.stop()
         directory.withLock { $0 = nil }
     }
 

@@ -5,6 +5,7 @@ import HummingbirdCore
 import Kernel
 import Logging
 import NIOCore
+import ServiceLifecycle
 import Synchronization
 
 /// The HTTP server of the API, from its start to its stop.
@@ -16,6 +17,7 @@ final class APIServer: Sendable {
         var address: FabricAddress?
         var error: ManagerError?
         var task: Task<Void, Never>?
+        var group: ServiceGroup?
     }
 
     private let state = Mutex(State())
@@ -47,9 +49,10 @@ final class APIServer: Sendable {
                 started.post()
             },
             logger: logger)
+        let group = ServiceGroup(configuration: .init(services: [application], logger: logger))
         let task = Task { [self] in
             do {
-                try await application.run()
+                try await group.run()
             } catch {
                 let reason = (error as? IOError).map { KernelError.text($0.errnoCode) } ?? "\(error)"
                 state.withLock { $0.error = .cannotListen(address: listen.description, reason: reason) }
@@ -57,7 +60,10 @@ final class APIServer: Sendable {
             started.post()
             ended.post()
         }
-        state.withLock { $0.task = task }
+        state.withLock { state in
+            state.task = task
+            state.group = group
+        }
         let isStarted = started.wait(seconds: 10)
         let (address, error) = state.withLock { ($0.address, $0.error) }
         if let error { throw error }
@@ -68,14 +74,17 @@ final class APIServer: Sendable {
         return address
     }
 
-    /// Ends connections and the server. Blocks until it has ended, at most 3 s. Idempotent.
+    /// Lets requests under way finish for a second, then ends connections and the server. Blocks until it has ended, at
+    /// most 3 s. Idempotent.
     func stop() {
-        let task = state.withLock { state in
-            defer { state.task = nil }
-            return state.task
+        let (task, group) = state.withLock { state in
+            defer { (state.task, state.group) = (nil, nil) }
+            return (state.task, state.group)
         }
-        guard let task else { return }
+        guard let task, let group else { return }
+        Task { await group.triggerGracefulShutdown() }
+        if ended.wait(seconds: 1) { return }
         task.cancel()
-        _ = ended.wait(seconds: 3)
+        _ = ended.wait(seconds: 2)
     }
 }

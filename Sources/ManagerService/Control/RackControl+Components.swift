@@ -25,7 +25,7 @@ extension RackControl {
                 logger.error("\(error)")
                 return (.busy, nil)
             }
-            if let predecessor { handleLoss(of: [predecessor], epoch: epoch) }
+            if let predecessor { reactions.submit { self.handleLoss(of: [predecessor], epoch: epoch) } }
             // A processor tells what it runs with its next heartbeats; until then it is not asked.
             let askAfter = now() &+ configuration.recoveryGrace.wholeNanoseconds
             state.withLock { $0.running.processorReturned(component.node, askAfter: askAfter) }
@@ -65,7 +65,7 @@ extension RackControl {
         logger.info("a connection ended", metadata: ["node": "\(peer.id)"])
     }
 
-    /// What follows when components are lost. Calls and writes: not for the ticker.
+    /// What follows when components are lost. Calls and writes: for the reactions only.
     func handleLoss(of lost: [Component], epoch: UInt64) {
         for component in lost {
             logger.warning("component lost", metadata: ["name": "\(component.name)", "node": "\(component.node)"])
@@ -85,7 +85,7 @@ extension RackControl {
             let records = state.withLock { state in
                 state.running.on(processor: processor.node).compactMap { state.running[$0]?.record }
             }
-            end(records.map { ($0, .lost("processor component \(processor.name) was lost"), $0.statistics) })
+            endOrphans(records)
             releaseMemory(of: processor)
         }
     }

@@ -13,7 +13,7 @@ extension RackControl {
         guard let entry, entry.record.processorNode == peer.id else {
             // The end of a program that is known to have ended is no news. One that still runs there was given up by
             // the rack.
-            if report.state == .running { pool.submit { self.killStray(report.program, at: peer) } }
+            if report.state == .running { reactions.submit { self.killStray(report.program, at: peer) } }
             return (.ok, Acknowledgement())
         }
         guard let end = ProgramEnd(report) else {

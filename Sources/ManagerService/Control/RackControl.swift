@@ -6,7 +6,7 @@ import Wire
 
 /// The global resource manager's mind: who is in the rack, what runs where, and what follows when somebody is lost.
 ///
-/// Three kinds of threads come here: Lite's workers (calls of components), the pool's threads (HTTP requests and what
+/// Three kinds of threads come here: Lite's workers (calls of components), the pools' threads (HTTP requests; what
 /// follows a loss) and the ticker. Changes that must survive are in the store before anybody is told of them, and
 /// before memory shows them.
 ///
@@ -20,7 +20,10 @@ final class RackControl: Sendable {
     let node: RackNode
     let configuration: ManagerConfiguration
     let store: ManagerStore
+    /// For requests of users. A start may hold a thread for seconds.
     let pool: WorkerPool
+    /// For what follows a loss or a report: never behind a user's request, never refused.
+    let reactions: WorkerPool
     let logger: Logger
     let waiters = EndWaiters()
     let state: Mutex<State>
@@ -32,13 +35,15 @@ final class RackControl: Sendable {
 
     /// Takes up what an earlier manager process left in the store.
     init(
-        node: RackNode, configuration: ManagerConfiguration, store: ManagerStore, pool: WorkerPool, logger: Logger,
+        node: RackNode, configuration: ManagerConfiguration, store: ManagerStore, pool: WorkerPool,
+        reactions: WorkerPool, logger: Logger,
         now: @escaping @Sendable () -> UInt64 = monotonicNanoseconds
     ) throws(ManagerStore.Failure) {
         self.node = node
         self.configuration = configuration
         self.store = store
         self.pool = pool
+        self.reactions = reactions
         self.logger = logger
         self.now = now
         let (components, epoch) = try store.components()
@@ -54,30 +59,30 @@ final class RackControl: Sendable {
         }
     }
 
-    /// Moves time on: looks for leases that are over and for programs that nobody has reported. Called by the ticker.
+    /// Moves time on: looks for leases that are over, for programs that nobody has reported and for programs without a
+    /// processor. Called by the ticker.
     func tick() {
         let time = now()
         let grace = configuration.recoveryGrace.wholeNanoseconds
-        let (lost, unreported, epoch) = state.withLock { state in
-            (state.membership.expire(now: time), state.running.due(now: time, again: grace), state.membership.epoch)
+        let (lost, epoch, unreported, orphans) = state.withLock { state in
+            let lost = state.membership.expire(now: time)
+            let membership = state.membership
+            let orphans = state.running.orphans(now: time, again: Self.retry_ns) {
+                membership.component(of: $0)?.health ?? .lost != .lost
+            }
+            return (lost, membership.epoch, state.running.due(now: time, again: grace), orphans)
         }
-        if !lost.isEmpty { pool.submit { self.handleLoss(of: lost, epoch: epoch) } }
-        for record in unreported { pool.submit { self.askAfter(record) } }
-        endOrphans()
+        if !lost.isEmpty { reactions.submit { self.handleLoss(of: lost, epoch: epoch) } }
+        for record in unreported { reactions.submit { self.askAfter(record) } }
+        if !orphans.isEmpty { reactions.submit { self.endOrphans(orphans) } }
     }
 
-    /// Ends programs whose processor is not in the rack at all: its record was replaced while no manager ran.
-    private func endOrphans() {
-        let orphans = state.withLock { state in
-            state.running.all.filter { entry in
-                !entry.isConfirmed && entry.askAfter == .max
-                    && (state.membership.component(of: entry.record.processorNode)?.health ?? .lost) == .lost
-            }.map(\.record)
-        }
-        if orphans.isEmpty { return }
-        pool.submit {
-            self.end(orphans.map { ($0, .lost("processor component \($0.processor) was lost"), $0.statistics) })
-        }
+    /// How long a failed attempt to record the end of programs rests.
+    private static let retry_ns: UInt64 = 1_000_000_000
+
+    /// Ends programs whose processor is lost, or was replaced while no manager ran.
+    func endOrphans(_ records: [ProgramRecord]) {
+        end(records.map { ($0, .lost("processor component \($0.processor) was lost"), $0.statistics) })
     }
 }
 

@@ -11,6 +11,8 @@ struct RunningPrograms {
         var isConfirmed = false
         /// Monotonic nanoseconds from which on silence about an unconfirmed program is looked into.
         var askAfter: UInt64 = .max
+        /// Monotonic nanoseconds from which on its end is to be recorded (again) if its processor is lost.
+        var endAfter: UInt64 = 0
     }
 
     private var entries: [ProgramID: Entry] = [:]
@@ -49,6 +51,16 @@ struct RunningPrograms {
         for (id, entry) in entries where entry.record.processorNode == node && !entry.isConfirmed {
             entries[id]?.askAfter = askAfter
         }
+    }
+
+    /// Programs whose processor does not live; each is answered once per `again` nanoseconds, until it has been taken out.
+    mutating func orphans(now: UInt64, again: UInt64, isAlive: (NodeID) -> Bool) -> [ProgramRecord] {
+        var orphans: [ProgramRecord] = []
+        for (id, entry) in entries where entry.endAfter <= now && !isAlive(entry.record.processorNode) {
+            orphans.append(entry.record)
+            entries[id]?.endAfter = now &+ again
+        }
+        return orphans
     }
 
     /// Unconfirmed programs to ask for now; each is answered once per `again` nanoseconds.
