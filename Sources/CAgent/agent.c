@@ -183,6 +183,7 @@ CODE static void serve(volatile struct lego_agent_page *page) {
       page->agent_sleeps = 0;
     }
     seen = page->requested;
+    page->begun = seen;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (page->command == LEGO_AGENT_CALL) {
       page->result = call6(page->number, page->arguments[0], page->arguments[1], page->arguments[2], page->arguments[3],

@@ -54,7 +54,8 @@ struct lego_agent_page {
   // Whether the address space needs a userfaultfd of its own: a new image does, a forked child has inherited one.
   uint32_t is_new_image;
   uint32_t booted;
-  uint32_t reserved;
+  // The request that the agent has begun with.
+  uint32_t begun;
   // A request is posted by adding one to `requested`, answered by storing the same number in `finished`. Each side says that it
   // is about to sleep before it looks once more.
   uint32_t requested;

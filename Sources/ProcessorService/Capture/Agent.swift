@@ -45,6 +45,7 @@ final class Agent {
     }
     private lazy var requested = word(\.requested)
     private lazy var finished = word(\.finished)
+    private lazy var begun = word(\.begun)
     private lazy var agentSleeps = word(\.agent_sleeps)
     private lazy var processorSleeps = word(\.processor_sleeps)
 
@@ -71,6 +72,9 @@ final class Agent {
         lego_atomic_store_u32(processorSleeps, 0)
         return isFinished
     }
+
+    /// Whether it has done anything of the last request.
+    var hasBegun: Bool { lego_atomic_load_u32(begun) == requests }
 
     /// Whether the process still runs.
     var isAlive: Bool { lego_pidfd_send_signal(descriptor.raw, 0) == 0 }

@@ -22,6 +22,10 @@ struct Colocation {
     /// Processors that a mask can hold.
     static let words = 16
 
+    /// The thread that made the last trapped call, in the processor's pid namespace.
+    var caller: Int32 = 0
+    /// Trapped calls of the held thread.
+    var calls: UInt64 = 0
     /// The thread that faulted last, as the kernel numbers it in the program's namespace, and how often in a row.
     var candidate: Int32 = 0
     var run = 0
@@ -79,7 +83,10 @@ extension MonitorCore {
         if thread == colocation.candidate {
             colocation.run += 1
             if colocation.strangers > 0 { colocation.strangers -= 1 }
-            if !colocation.isActive && colocation.run >= Colocation.run_min { beginColocation(space) }
+            if !colocation.isActive && colocation.run >= Colocation.run_min {
+                colocation.run = 0
+                if colocation.notBefore.hasPassed, let host = hostThread(space, thread) { beginColocation(host) }
+            }
         } else {
             noteStranger(thread)
         }
@@ -96,9 +103,9 @@ extension MonitorCore {
         colocation.run = 0
     }
 
-    private func beginColocation(_ space: AddressSpace) {
+    private func beginColocation(_ thread: Int32) {
         colocation.run = 0
-        guard colocation.notBefore.hasPassed, let thread = hostThread(space, colocation.candidate) else { return }
+        if !colocation.notBefore.hasPassed { return }
         var allowed = [UInt64](repeating: 0, count: Colocation.words)
         guard lego_thread_get_affinity(thread, &allowed, Colocation.words) == 0,
             let current = ProcessFiles.lastProcessor(ofThread: thread)
@@ -118,8 +125,26 @@ extension MonitorCore {
         colocation.threadMask = allowed
         colocation.strangers = 0
         colocation.nextReview = .after(Colocation.review)
-        colocation.faultsAtReview = counters.faults.load(ordering: .relaxed)
+        colocation.faultsAtReview = counters.faults.load(ordering: .relaxed) &+ colocation.calls
         ProgramCounters.add(counters.colocations)
+    }
+
+    /// Notes a trapped call: a thread that makes many in a row is as well held where it is served.
+    func colocateCaller(_ space: AddressSpace, _ thread: Int32) {
+        if colocation.isActive {
+            if thread == colocation.thread {
+                colocation.calls &+= 1
+                if colocation.strangers > 0 { colocation.strangers -= 1 }
+            } else {
+                noteStranger(0)
+            }
+        } else if thread == colocation.caller {
+            colocation.run += 1
+            if colocation.run >= Colocation.run_min { beginColocation(thread) }
+        } else {
+            colocation.caller = thread
+            colocation.run = 0
+        }
     }
 
     /// The number in this pid namespace of a thread that the kernel named in the program's.
@@ -144,7 +169,7 @@ extension MonitorCore {
     /// Ends a co-location that has become useless.
     func reviewColocation() {
         if !colocation.nextReview.hasPassed { return }
-        let faults = counters.faults.load(ordering: .relaxed)
+        let faults = counters.faults.load(ordering: .relaxed) &+ colocation.calls
         if faults &- colocation.faultsAtReview < Colocation.faultsPerReview_min { return endColocation() }
         colocation.faultsAtReview = faults
         colocation.nextReview = .after(Colocation.review)

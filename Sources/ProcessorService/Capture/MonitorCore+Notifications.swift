@@ -14,11 +14,15 @@ extension MonitorCore {
             return inject(notification)
         }
         attach(space, thread: notification.thread)
+        colocateCaller(space, notification.thread)
         let outcome = carryOut(space, notification)
         if hasFailed { return }
         switch outcome {
         case .answer(let value):
-            // The agent died meanwhile, or the address space: the call is made again by nobody, so it fails.
+            if value == -Int64(ESRCH) && space.agent == nil && !space.isDead {
+                // The program killed its agent: another one is injected, and the call made again.
+                return inject(notification)
+            }
             _ = lego_seccomp_answer(listener.raw, notification.id, value == -Int64(ESRCH) ? -Int64(ENOMEM) : value)
         case .proceed:
             _ = lego_seccomp_continue(listener.raw, notification.id)

@@ -83,8 +83,9 @@ extension MonitorCore {
         agent.page.pointee.command = LEGO_AGENT_EVICT.rawValue
         if !command(space, agent) {
             followForks()
-            // The agent may have done any part of it. Pages that it moved and did not deliver are lost with it.
-            if operations.moves > 0 && !isGone(space) {
+            for index in 0..<found { keep(space, victims[index]) }
+            // An agent that died at work may have done any part of it. Pages that it moved and did not deliver are lost.
+            if operations.moves > 0 && agent.hasBegun && !isGone(space) {
                 fail(.internalError("the program's agent died while pages were moved: was it killed by the program?"))
             }
             return

@@ -1,0 +1,173 @@
+import Glibc
+import Kernel
+import ProcessorService
+import Testing
+
+/// Programs under a monitor, with so little local memory that nearly everything they touch is evicted in between. Each program
+/// checks its own memory; the launcher ends it after a deadline.
+@Suite(.serialized)
+struct CaptureTests {
+    private static let limit: UInt64 = 1500 * 4096
+    /// DESIGN §5: what is resident may exceed the limit by a twentieth.
+    private static let bound = limit + limit / 20
+
+    private func compile(_ name: String, _ directory: String, _ options: [String] = []) throws -> String {
+        let source = "\(CapturePrograms.directory)/\(name).c"
+        let program = "\(directory)/\(name)"
+        try CapturePrograms.command(["cc", "-Wall", "-Wextra", "-O1", "-o", program, source, "-lpthread"] + options)
+        return program
+    }
+
+    private func expectOK(_ outcome: CaptureRack.Outcome, evicts: Bool = true) {
+        #expect(outcome.status == 0)
+        #expect(outcome.output == "ok\n" || outcome.output == "skipped\n")
+        #expect(outcome.failure == nil)
+        #expect(outcome.statistics.peakResidentBytes <= Self.bound)
+        if evicts { #expect(outcome.statistics.evictedPages > 0) }
+    }
+
+    @Test(arguments: ["fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector"])
+    func memoryIsRight(_ name: String) throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile(name, directory)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    @Test func theCallsThatChangeMemory() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("memory_calls", directory)
+            let file = "\(directory)/file"
+            let bytes = (0..<9 * 4096 + 100).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 / 4096) }
+            try CapturePrograms.write(bytes, to: file)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program, file], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    @Test func pinnedMemoryStaysWhereTheDeviceWrites() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("dma", directory)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program, "\(directory)/dma"], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    @Test func staticProgram() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("fork_snapshot", directory, ["-static"])
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    @Test(arguments: [
+        "seq 200000 | sort -rn | head -1", "for i in 1 2 3 4 5; do (echo $i; true) | cat; done | sort -n | tail -1",
+        "perl -e 'my %h; $h{$_ % 1000} .= $_ for 1..200000; print length(join \"\", map { $h{$_} } sort keys %h), \"\\n\"'",
+    ])
+    func shellOutputIsThatOfANativeRun(_ script: String) throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let native = try CapturePrograms.command(["sh", "-c", script])
+            let rack = try CaptureRack()
+            let outcome = try rack.run(["/bin/sh", "-c", script], limitBytes: Self.limit, launcher: launcher)
+            #expect(outcome.status == 0)
+            #expect(outcome.output == native)
+            #expect(outcome.statistics.peakResidentBytes <= Self.bound)
+        }
+    }
+
+    @Test func compilerOutputIsThatOfANativeRun() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let source = "\(CapturePrograms.directory)/threads.c"
+            let command = { (output: String) in ["gcc", "-O1", "-c", "-o", output, source] }
+            try CapturePrograms.command(command("\(directory)/native.o"))
+            let rack = try CaptureRack()
+            let outcome = try rack.run(
+                ["/usr/bin/env"] + command("\(directory)/captured.o"), limitBytes: 4 * Self.limit, launcher: launcher)
+            #expect(outcome.status == 0)
+            #expect(
+                try CapturePrograms.read("\(directory)/native.o") == CapturePrograms.read("\(directory)/captured.o"))
+        }
+    }
+
+    @Test func exitStatusAndSignalAreTheProgramsOwn() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let rack = try CaptureRack()
+            #expect(try rack.run(["/bin/sh", "-c", "exit 7"], launcher: launcher).status == 7)
+            #expect(try rack.run(["/bin/sh", "-c", "kill -TERM $$"], launcher: launcher).status == 128 + SIGTERM)
+        }
+    }
+
+    @Test func aFullMemoryComponentEndsTheProgramWithTheReason() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("fork_snapshot", directory)
+            let rack = try CaptureRack(memoryBytes: 4 << 20)
+            let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
+            #expect(outcome.status == 128 + SIGKILL)
+            guard case .outOfRemoteMemory(let reason)? = outcome.failure else {
+                Issue.record("failed as \(String(describing: outcome.failure))")
+                return
+            }
+            #expect(reason.contains("no memory component"))
+        }
+    }
+
+    @Test func aLostMemoryComponentEndsTheProgramWithTheReason() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let rack = try CaptureRack()
+            let outcome = try rack.run(
+                ["/bin/sh", "-c", "seq 400000 | sort -rn | tail -1; sleep 50"], limitBytes: Self.limit,
+                launcher: launcher,
+                during: { monitor in
+                    let deadline = Deadline.after(.seconds(30))
+                    while monitor.statistics().remoteWritePages < 100, !deadline.hasPassed { sched_yield() }
+                    monitor.memoryLost(rack.memories[0].node.id)
+                })
+            guard case .componentLost(let name, let bytes)? = outcome.failure else {
+                Issue.record("failed as \(String(describing: outcome.failure))")
+                return
+            }
+            #expect(name == "memory0")
+            #expect(bytes > 0)
+        }
+    }
+
+    @Test func anAgentThatTheProgramKillsIsReplaced() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("agent_killer", directory)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    @Test func twoProgramsShareTheCache() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("threads", directory)
+            let rack = try CaptureRack(cacheBytes: 2 * Self.limit)
+            let outcomes = OutcomeBox()
+            let other = try KernelThread(name: "second") {
+                outcomes.set(try? rack.run([program], launcher: launcher))
+            }
+            let first = try rack.run([program], launcher: launcher)
+            other.join()
+            let second = try #require(outcomes.value)
+            for outcome in [first, second] {
+                #expect(outcome.status == 0)
+                #expect(outcome.output == "ok\n")
+            }
+            #expect(rack.cache.residentBytes == 0)
+        }
+    }
+}
