@@ -26,6 +26,8 @@ public final class PeerFollower: Sendable {
     private let connected: @Sendable () -> Void
     private let state = Mutex(State())
     private let wake: EventDescriptor
+    /// Grows with every connection and at the stop.
+    private let changes = SharedWord()
     private let thread = Mutex<KernelThread?>(nil)
 
     /// `connected` runs on the follower's thread after each connection; it must not wait.
@@ -46,6 +48,7 @@ public final class PeerFollower: Sendable {
 
     public func stop() {
         state.withLock { $0.isStopping = true }
+        changes.advance()
         wake.signal()
         let thread = self.thread.withLock { thread in
             defer { thread = nil }
@@ -57,6 +60,16 @@ public final class PeerFollower: Sendable {
     /// The connected component; nil while there is none. Any thread, cheap.
     public func current() -> LitePeer? {
         state.withLock { $0.peer.flatMap { $0.isConnected ? $0 : nil } }
+    }
+
+    /// The connected component; waits for it until the deadline. nil at the deadline and after the stop.
+    public func current(until deadline: Deadline) -> LitePeer? {
+        while true {
+            let seen = changes.value
+            if let peer = current() { return peer }
+            if deadline.hasPassed || state.withLock({ $0.isStopping }) { return nil }
+            changes.wait(while: seen, until: deadline)
+        }
     }
 
     /// The name of the component that is followed; nil until the rack has one.
@@ -109,6 +122,7 @@ public final class PeerFollower: Sendable {
             // Another life of the component at the same address: the membership will name it.
             if peer.id != target.node { return false }
             state.withLock { if $0.target?.node == target.node { $0.peer = peer } }
+            changes.advance()
             connected()
             logger.info("connected", metadata: ["to": "\(target.name)", "node": "\(target.node)"])
             return true

@@ -17,6 +17,8 @@ final class ProcessorComponent: Sendable {
     /// Part of the pool for the programs' transfers, some 3 MiB each while it runs. Memory is taken only where it is used.
     private static let programPool_bytes = 1 << 30
     private static let placeLimit = Duration.seconds(10)
+    /// How long the start of a program waits for a storage component that is away.
+    private static let storageLimit = Duration.seconds(3)
     private static let reportLimit = Duration.seconds(2)
 
     private let context: DaemonContext
@@ -91,7 +93,11 @@ final class ProcessorComponent: Sendable {
         ProcessorHooks(
             name: { manager.link?.name ?? "processor" },
             isManager: { manager.link?.isManager($0) == true },
-            tree: { storage.current() == nil ? nil : storage.name.map { StorageTree(path: tree, name: $0) } },
+            tree: {
+                // A storage component that has just come back is known here with the next heartbeat.
+                guard storage.current(until: .after(storageLimit)) != nil else { return nil }
+                return storage.name.map { StorageTree(path: tree, name: $0) }
+            },
             report: { manager.link?.report($0, until: .after(reportLimit)) == true })
     }
 

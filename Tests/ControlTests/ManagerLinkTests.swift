@@ -221,6 +221,7 @@ struct ManagerLinkTests {
             node.close()
         }
         #expect(follower.current() == nil && follower.name == nil)
+        #expect(follower.current(until: .after(.milliseconds(10))) == nil)
         let first = try Self.makeNode()
         try first.start()
         let other = try Self.makeNode()
@@ -237,7 +238,14 @@ struct ManagerLinkTests {
         let second = try Self.makeNode()
         try second.start()
         defer { second.close() }
+        let found = Mutex<NodeID?>(nil)
+        let waiter = try KernelThread(name: "test-waiter") {
+            let peer = follower.current(until: .after(.seconds(20)))
+            found.withLock { $0 = peer?.id }
+        }
         follower.membershipChanged([member("storage1", other), member("storage0", second)])
+        waiter.join()
+        #expect(found.withLock { $0 } == second.id)
         #expect(connections.wait(within: .seconds(20)) { follower.current()?.id == second.id })
     }
 }

@@ -100,5 +100,19 @@ struct ComponentStartCommand: ParsableCommand {
         }
         process.keep()
         _ = consume lock
+        if component.kind == "manager" { Self.awaitMembers(of: record) }
+    }
+
+    /// The components notice a new manager within a second. Until they have joined it, no program can start.
+    private static func awaitMembers(of record: RackRecord) {
+        let names = record.components.filter { $0.kind != "manager" && record.isAlive($0) }.map(\.name)
+        guard let client = try? ManagementClient(address: record.address) else { return }
+        let deadline = Deadline.after(.seconds(3))
+        while !deadline.hasPassed {
+            let healthy = (try? client.status())?.components.filter { $0.health == "healthy" }.map(\.name) ?? []
+            if Set(names).isSubset(of: healthy) { return }
+            // The API tells of no changes: ask again a little later.
+            poll(nil, 0, 50)
+        }
     }
 }

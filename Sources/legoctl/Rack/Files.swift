@@ -74,6 +74,14 @@ enum Files {
             .map(String.init)
     }
 
+    /// Where a symbolic link points; nil when there is none.
+    static func linkTarget(_ path: String) -> String? {
+        withUnsafeTemporaryAllocation(byteCount: 4096, alignment: 1) { buffer in
+            let count = readlink(path, buffer.baseAddress!, buffer.count)
+            return count < 0 ? nil : String(decoding: buffer.prefix(count), as: UTF8.self)
+        }
+    }
+
     /// `path` as an absolute one.
     static func absolute(_ path: String) -> String {
         if path.hasPrefix("/") { return path }

@@ -74,9 +74,7 @@ struct RackPlan: Equatable {
 
     /// The directory of the executables: the one that holds this command.
     static var executableDirectory: String {
-        var buffer = [CChar](repeating: 0, count: 4096)
-        let count = readlink("/proc/self/exe", &buffer, buffer.count - 1)
-        let path = String(decoding: buffer.prefix(max(0, count)).map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        let path = Files.linkTarget("/proc/self/exe") ?? ""
         return path.split(separator: "/").dropLast().map { "/\($0)" }.joined()
     }
 }

@@ -15,7 +15,7 @@ struct RackStopper {
             HeldProcess(component.identity).map { (name: component.name, kind: component.kind, process: $0) }
         }
         let count = targets.count
-        let guardians = Guardians(of: targets.map(\.process.pid), stateDirectory: record.stateDirectory)
+        let guardians = Guardians(of: targets.map(\.process.pid))
         var killed: [String] = []
         let deadline = Deadline.after(limit)
         // Processors first, so that the ends of their programs still reach the memory components and the manager.
@@ -72,14 +72,20 @@ final class HeldProcess {
 struct Guardians {
     private let processes: [HeldProcess]
 
-    /// Those whose parent is one of `daemons`, and those that lost theirs and name the rack's directory.
-    init(of daemons: [Int32], stateDirectory: String) {
+    /// Those whose parent is one of `daemons`, and those of this installation that have outlived theirs.
+    init(of daemons: [Int32]) {
+        let executable = RackPlan.executableDirectory + "/lego-sandbox"
         processes = ProcessTable.all().compactMap { pid in
             guard let status = ProcessStatus(of: pid), status.name == "lego-sandbox" else { return nil }
-            let isOrphan = !daemons.contains(status.parent) && ProcessTable.commandLine(pid).contains(stateDirectory)
-            guard daemons.contains(status.parent) || isOrphan else { return nil }
+            guard daemons.contains(status.parent) || Self.isOrphan(pid, status, executable) else { return nil }
             return HeldProcess(ProcessIdentity(pid: pid, startTime: status.startTime))
         }
+    }
+
+    /// Whether a guardian was left to whoever takes orphans in: no process of a rack.
+    private static func isOrphan(_ pid: Int32, _ status: ProcessStatus, _ executable: String) -> Bool {
+        let parent = ProcessStatus(of: status.parent)?.name ?? ""
+        return !parent.hasPrefix("lego") && ProcessTable.executable(pid) == executable
     }
 
     func waitForEnd() {
@@ -106,9 +112,6 @@ enum ProcessTable {
         return pids
     }
 
-    /// The words of the process's command line with spaces between them.
-    static func commandLine(_ pid: Int32) -> String {
-        let bytes = (try? Files.read("/proc/\(pid)/cmdline")) ?? nil
-        return String(decoding: (bytes ?? []).map { $0 == 0 ? 32 : $0 }, as: UTF8.self)
-    }
+    /// The file that the process executes; nil when it has ended.
+    static func executable(_ pid: Int32) -> String? { Files.linkTarget("/proc/\(pid)/exe") }
 }
