@@ -107,6 +107,6 @@ final class HandleReturns: Sendable {
         guard let current = link.current, current.number == session else { return }
         _ = link.node.call(
             current.peer, StorageFunction.forget, batch, answer: StorageNothing.self,
-            until: .after(StorageMount.ioTimeout))
+            until: .after(StorageMount.patience))
     }
 }

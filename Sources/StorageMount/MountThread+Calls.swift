@@ -31,10 +31,11 @@ extension MountThread {
     /// Calls the storage component, and again after a restart. `prepare` writes the request for a session, and answers its length
     /// or a negative error number; it may itself make calls before it writes.
     func perform(
-        _ function: FunctionID, _ kind: CallKind = .repeatable, timeout: Duration = StorageMount.ioTimeout,
-        _ prepare: (StorageSession) -> Int
+        _ function: FunctionID, _ kind: CallKind = .repeatable, _ prepare: (StorageSession) -> Int
     ) -> StorageReply {
-        let deadline = Deadline.after(timeout)
+        mount.watch.begin()
+        defer { mount.watch.end() }
+        let deadline = Deadline.after(StorageMount.callTimeout)
         while let session = mount.link.session(until: deadline) {
             preparation = .ok
             let count = prepare(session)
@@ -114,7 +115,7 @@ extension MountThread {
         if count < 0 { return nil }
         let result = node.call(
             session.peer, function, request: UnsafeRawBufferPointer(rebasing: request[..<count]), response: response,
-            until: .after(StorageMount.ioTimeout))
+            until: .after(StorageMount.callTimeout))
         preparation = result.status
         return result.status.isOK ? StorageReply(error: 0, count: result.count, session: session.number) : nil
     }

@@ -104,7 +104,7 @@ extension MountThread {
 
     func synchronize(_ fuse: OpaquePointer, _ file: UnsafeMutablePointer<fuse_file_info>, dataOnly: Bool) {
         // Not repeated: what a component that died had not yet put on disk would be reported as safe.
-        let reply = perform(StorageFunction.synchronize, .once, timeout: StorageMount.synchronizeTimeout) { session in
+        let reply = perform(StorageFunction.synchronize, .once) { session in
             guard let handle = fileHandle(file.pointee.fh, session) else { return Int(-ESTALE) }
             return encode(ProcessorStorageFile(file: handle, dataOnly: dataOnly))
         }

@@ -37,13 +37,13 @@ public enum StorageMountError: Error, Sendable, CustomStringConvertible {
 /// Coherence: what another processor changed is seen at the next open (close-to-open), and names and attributes at the latest
 /// after `attributeTimeout`. Locks hold among the programs of this processor.
 ///
-/// Failure: while the component is away, requests wait for it, up to `ioTimeout` from its loss, and fail with EIO afterwards. When
+/// Failure: while the component is away, requests wait for it, up to `patience` from its loss, and fail with EIO afterwards. When
 /// another one comes for the same tree, everything goes on, open files too, except files that had no name any more (ESTALE).
 public final class StorageMount: Sendable {
-    /// How long a request may take before the program gets EIO.
-    static let ioTimeout: Duration = .seconds(5)
-    /// The same for fsync, which waits for a disk with everything that was written before.
-    static let synchronizeTimeout: Duration = .seconds(60)
+    /// How long requests wait for a storage component that is away before the programs get EIO.
+    static let patience: Duration = .seconds(5)
+    /// How long a request may take at a component that answers (`StorageWatch`), whose disks may be slow.
+    static let callTimeout: Duration = .seconds(60)
     /// How long the kernel may use names and attributes without asking. In seconds.
     static let attributeTimeout = 1.0
 
@@ -58,6 +58,7 @@ public final class StorageMount: Sendable {
     let inodes = InodeTable()
     let files = OpenFileTable()
     let returns: HandleReturns
+    let watch: StorageWatch
     let logger: Logger
     public let mountPoint: String
     private let threadCount: Int
@@ -84,7 +85,8 @@ public final class StorageMount: Sendable {
         self.mountPoint = mountPoint
         self.logger = logger
         threadCount = threads
-        link = StorageLink(node: node, storage: storage, patience: Self.ioTimeout)
+        link = StorageLink(node: node, storage: storage, patience: Self.patience)
+        watch = StorageWatch(link: link)
         returns = HandleReturns(link: link)
     }
 
@@ -132,6 +134,7 @@ public final class StorageMount: Sendable {
     private func startThreads(_ session: OpaquePointer) throws(KernelError) {
         nonisolated(unsafe) let session = session
         try returns.start()
+        try watch.start()
         for index in 0..<threadCount {
             let start = index * MountThread.poolBytes
             nonisolated(unsafe) let memory = UnsafeMutableRawBufferPointer(
@@ -169,6 +172,7 @@ public final class StorageMount: Sendable {
         if result < 0 { logger.warning("\(mountPoint) was not mounted any more: \(KernelError.text(-result))") }
         for thread in threads { thread.join() }
         returns.stop()
+        watch.stop()
         state.withLock { state in
             state.session = nil
             state.threads = []

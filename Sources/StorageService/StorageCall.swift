@@ -108,6 +108,9 @@ extension StorageService {
             [weak self] peer, request, response in
             self?.attach(peer, request, response) ?? CallResult(status: .busy)
         }
+        node.register(StorageFunction.ping, requestBytes_max: small, responseBytes_max: small, on: .poller) { _, _, _ in
+            CallResult(status: .ok)
+        }
         offer(StorageFunction.lookUp, small, small, .reads) { $0.lookUp($1) }
         offer(StorageFunction.forget, 16 << 10, small, .reads) { $0.forget($1) }
         offer(StorageFunction.getAttributes, small, small, .reads) { $0.getAttributes($1) }

@@ -2,6 +2,8 @@
 /// the component gave to this very peer; a handle that it did not give, or has taken back, answers ESTALE.
 public enum StorageFunction {
     public static let attach = FunctionID(rawValue: 0x0501)
+    /// Answered at once, whatever the disks do: both messages are `StorageNothing`.
+    public static let ping = FunctionID(rawValue: 0x0524)
     public static let lookUp = FunctionID(rawValue: 0x0502)
     public static let forget = FunctionID(rawValue: 0x0503)
     public static let getAttributes = FunctionID(rawValue: 0x0504)

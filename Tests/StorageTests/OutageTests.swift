@@ -1,7 +1,10 @@
+import Fabric
 import Glibc
 import Kernel
+import Lite
 import StorageMount
 import Testing
+import Wire
 
 @testable import StorageService
 
@@ -116,6 +119,56 @@ extension StorageTests {
             #expect(text == "here")
         }
 
+        /// A component that answers its root and its watch, and nothing else for a while.
+        private func stubborn(answersPing: Bool, after delay: Duration) throws -> RackNode {
+            let lite = LiteConfiguration(
+                name: "stubborn", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 1 << 20)
+            let node = try RackNode(device: RackDevice(), configuration: lite)
+            var attributes = StorageAttributes()
+            attributes.mode = S_IFDIR | 0o755
+            attributes.links = 2
+            let known = attributes
+            let root = StorageEntry(node: 7, attributes: known)
+            node.register(StorageFunction.attach, ProcessorStorageAttach.self, StorageEntry.self) { _, _ in (.ok, root)
+            }
+            if answersPing {
+                node.register(StorageFunction.ping, requestBytes_max: 64, responseBytes_max: 64, on: .poller) {
+                    _, _, _ in
+                    CallResult(status: .ok)
+                }
+            }
+            let word = Word()
+            node.register(StorageFunction.getAttributes, ProcessorStorageNode.self, StorageAttributes.self) { _, _ in
+                let end = Deadline.after(delay)
+                while !end.hasPassed { Futex.wait(word.address, while: 0, until: end) }
+                return (.ok, known)
+            }
+            try node.start()
+            return node
+        }
+
+        private func statOfRoot(answersPing: Bool, after delay: Duration) async throws -> Int32 {
+            let directory = try TemporaryDirectory()
+            let mountPoint = directory.make("mount")
+            return try await withPrivateMounts {
+                let storage = try stubborn(answersPing: answersPing, after: delay)
+                defer { storage.close() }
+                let processor = try TestProcessor(nil, at: mountPoint)
+                defer { processor.close() }
+                try processor.use(storage.address)
+                var status = stat()
+                return errorNumber(stat(mountPoint, &status))
+            }
+        }
+
+        @Test func slowComponentIsWaitedFor() async throws {
+            #expect(try await statOfRoot(answersPing: true, after: .seconds(7)) == 0)
+        }
+
+        @Test func silentComponentIsGivenUp() async throws {
+            #expect(try await statOfRoot(answersPing: false, after: .seconds(15)) == EIO)
+        }
+
         @Test func unmountLeavesNothing() async throws {
             let directory = try TemporaryDirectory()
             let mountPoint = directory.make("mount")
@@ -155,4 +208,14 @@ struct CheckFailure: Error, CustomStringConvertible {
 /// For bodies that run on a thread of their own, where an expectation would not find its test.
 func check(_ condition: Bool, _ what: @autoclosure () -> String) throws {
     if !condition { throw CheckFailure(description: what()) }
+}
+
+/// A futex word that never changes: to wait for a time.
+private final class Word: Sendable {
+    nonisolated(unsafe) let address: UnsafeMutablePointer<UInt32>
+    init() {
+        address = .allocate(capacity: 1)
+        address.initialize(to: 0)
+    }
+    deinit { address.deallocate() }
 }

@@ -161,8 +161,10 @@ final class TestProcessor: Sendable {
     private final class Box: Sendable { let peer = Mutex<LitePeer?>(nil) }
     private let box: Box
 
-    func use(_ storage: TestStorage) throws {
-        let peer = try node.connect(to: storage.node.address, until: .after(.seconds(10)))
+    func use(_ storage: TestStorage) throws { try use(storage.node.address) }
+
+    func use(_ address: FabricAddress) throws {
+        let peer = try node.connect(to: address, until: .after(.seconds(10)))
         box.peer.withLock { $0 = peer }
         mount.storageChanged()
     }

@@ -188,7 +188,7 @@ public struct ProcessorStorageForget: WireMessage, Equatable {
     }
 }
 
-/// An answer without fields.
+/// A message without fields.
 public struct StorageNothing: WireMessage, Equatable {
     public init() {}
     public func encode(into writer: inout WireWriter) {}
