@@ -83,8 +83,8 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     var pendingGreeting: Greeting?
     /// Responses that found the send queue full; the poller posts them later.
     let unsent = Mutex<[UnsentResponse]>([])
-    /// The poller's alone.
-    var isTornDown = false
+    /// Set by the poller when nothing of the link is left but what others hold.
+    private let down = Atomic<Bool>(false)
     private let failing = Atomic<Bool>(false)
     private let released = Atomic<Bool>(false)
     private let ready = Atomic<Bool>(false)
@@ -240,7 +240,8 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     /// Gives ports and memory back when the link is lost and nothing is under way any more; any later operation sees the loss
     /// before it touches them.
     func releaseIfIdle() {
-        guard lego_atomic_load_u32(servingCount) == 0, calls.isIdle, transfers.isIdle else { return }
+        // Not before its queue pairs have been disconnected.
+        guard isDown, lego_atomic_load_u32(servingCount) == 0, calls.isIdle, transfers.isIdle else { return }
         if released.exchange(true, ordering: .acquiringAndReleasing) { return }
         for pair in 0..<LiteLimit.queuePairs.upperBound { ports[pair] = nil }
         regions?.inbox.deregister()
@@ -248,5 +249,11 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
         regions = nil
     }
 
-    var isReleased: Bool { released.load(ordering: .acquiring) }
+    var isDown: Bool { down.load(ordering: .sequentiallyConsistent) }
+
+    /// The queue pairs are disconnected and every waiter is woken: what the link holds goes back with its last user.
+    func markDown() {
+        down.store(true, ordering: .sequentiallyConsistent)
+        releaseIfIdle()
+    }
 }

@@ -223,8 +223,7 @@ extension LiteNode {
 
     /// Ends a link: nothing can be sent or received on it, all who wait are woken. The poller only.
     private func takeDown(_ link: Link<Device>) {
-        if link.isTornDown { return }
-        link.isTornDown = true
+        if link.isDown { return }
         let lostPeer = membership.withLock { membership -> LitePeer? in
             link.markLost()
             let wasEstablished = membership.remove(link)
@@ -259,7 +258,7 @@ extension LiteNode {
         }
         _ = unsent.subtract(unsentHere, ordering: .sequentiallyConsistent)
         if let lostPeer { unreported.append(lostPeer) }
-        link.releaseIfIdle()
+        link.markDown()
         // Only now may another link take the number: the table's entry is out.
         membership.withLock { $0.links[link.index] = nil }
         announceChange()

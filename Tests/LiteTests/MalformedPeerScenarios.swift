@@ -170,7 +170,7 @@ struct MalformedMessages: LiteScenario {
                 _ = a.call(back, TestFunction.echo, bytes: [])
                 return raw.isCutOff && a.peer(raw.id) == nil
             }
-            #expect(isCutOff, "attack \(number)")
+            #expect(isCutOff, "attack \(number) pairs \(raw.pairs.map(\.isConnected)) peer \(a.peer(raw.id) == nil)")
             #expect(b.call(peer, TestFunction.echo, bytes: [1]).bytes == [1])
         }
         #expect(peer.isConnected && a.peers.count == 1)
