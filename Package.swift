@@ -123,7 +123,7 @@ let package = Package(
             name: "lego-bench-fabric", dependencies: ["Lite", "Fabric", "Kernel", "Wire"], swiftSettings: strict),
 
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
-        .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel"], swiftSettings: strict),
+        .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel", "CLinux"], swiftSettings: strict),
         .testTarget(
             name: "LiteTests", dependencies: ["Lite", "Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
         .testTarget(name: "MemoryTests", dependencies: ["MemoryService", "Lite"], swiftSettings: strict),
