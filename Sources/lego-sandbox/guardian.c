@@ -154,6 +154,7 @@ static int take_inner(struct guardian *guardian) {
   case INNER_ENDED:
     guardian->has_ended = 1;
     guardian->status = message.status;
+    report(&(struct lego_sandbox_report){.kind = LEGO_SANDBOX_ENDING}, NULL, 0);
     break;
   }
   if (descriptor >= 0) close(descriptor);

@@ -144,6 +144,16 @@ import Wire
         #expect(try first.finish().exit.exitStatus == 0)
     }
 
+    @Test func silentConnectionsKeepNobodyOut() throws {
+        let harness = try ProgramHarness()
+        try harness.start(1, ["echo", "in"])
+        let silent = try (0..<100).map { _ in try AttachTestClient(harness.service.attachAddress, program: nil) }
+        let client = try AttachTestClient(harness.service.attachAddress, program: 1)
+        #expect(try client.finish().output == "in\n")
+        // The first ones have been dropped.
+        #expect(try silent[0].next() == nil)
+    }
+
     @Test func frameThatBreaksTheProtocolEndsTheConnection() throws {
         for bytes: [UInt8] in [[99, 0, 0, 0, 0], [4, 255, 255, 255, 255], [8, 0, 0, 0, 0], [7, 0, 0, 0, 0]] {
             let harness = try ProgramHarness()

@@ -51,6 +51,18 @@ import Wire
         #expect(exit.reason != "")
     }
 
+    @Test func killAmongForksAndExecsEndsTheProgram() throws {
+        let harness = try EngineHarness()
+        for id in 1...4 as ClosedRange<UInt64> {
+            // Traced, injected and native processes at the moment of the kill.
+            let client = try harness.run(id, ["sh", "-c", "echo up; while :; do /bin/true; done"])
+            try client.await(output: "up\n")
+            try client.send(.signal, [UInt8(SIGKILL)])
+            #expect(try client.finish().exit.signal == UInt32(SIGKILL))
+        }
+        #expect(guardianOfThisProcess() == nil)
+    }
+
     @Test func guardianForgetsDeadAddressSpaces() throws {
         let harness = try EngineHarness()
         // Each turn makes two address spaces, by fork and by exec.

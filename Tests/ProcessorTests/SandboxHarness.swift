@@ -143,7 +143,7 @@ final class RunningSandbox {
 
     func end() throws -> Sandbox.End {
         while true {
-            if let end = sandbox.nextEnd() { return end }
+            if let end = sandbox.nextEnd(), end != .beginning { return end }
             try wait(for: sandbox.controlSocket)
         }
     }

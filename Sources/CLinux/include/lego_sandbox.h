@@ -3,7 +3,8 @@
 //
 //   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO,
 //                        LEGO_SANDBOX_KILL
-//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, ENDED
+//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, ENDING
+//                        (unless it is killed) and ENDED
 //   end of stream        the daemon is gone: the guardian kills the program and ends
 //
 // The socket is SOCK_SEQPACKET. A second one carries duplicates of userfault descriptors to the guardian: a byte and a
@@ -43,6 +44,7 @@ enum lego_sandbox_report_kind {
   LEGO_SANDBOX_READY = 1,  // the program has been loaded and stands before its first instruction
   LEGO_SANDBOX_FAILED = 2, // it could not be started; nothing of it is left
   LEGO_SANDBOX_ENDED = 3,  // the program has ended, and every process of it
+  LEGO_SANDBOX_ENDING = 4, // the program's first process has ended, and the kernel kills the others; ENDED follows
 };
 
 // Where a start failed.

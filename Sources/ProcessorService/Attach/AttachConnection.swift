@@ -17,7 +17,7 @@ final class AttachConnection {
     /// The last frames after the log.
     private var tail: [(AttachFrame, [UInt8])] = []
     /// `hello` has been read.
-    private var isAnswered = false
+    private(set) var isAnswered = false
     /// When the connection is given up.
     private(set) var deadline = Deadline.after(AttachServer.helloLimit)
 

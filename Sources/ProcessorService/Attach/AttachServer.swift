@@ -10,7 +10,7 @@ import Wire
 final class AttachServer: Sendable {
     /// How long a connection may take for its `hello`.
     static let helloLimit = Duration.seconds(5)
-    /// Connections without `hello`, and logs under way, at a time; further ones wait in the kernel's queue.
+    /// Connections without `hello`, and logs under way, at a time.
     private static let connections_max = 64
 
     /// The address with the port that was taken.
@@ -66,29 +66,33 @@ final class AttachServer: Sendable {
     /// Serves until `stop`. The body of the server's thread.
     func run() {
         var connections: [AttachConnection] = []
-        var isStopping = false
-        while !isStopping {
-            let isFull = connections.count >= Self.connections_max
-            var watched = [
-                pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0),
-                pollfd(
-                    fd: isFull ? -1 : listener.raw, events: Int16(POLLIN), revents: 0),
-            ]
+        var watched: [pollfd] = []
+        while true {
+            watched.removeAll(keepingCapacity: true)
+            watched.append(pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0))
+            watched.append(pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0))
             var deadline = Deadline.never
             for connection in connections {
                 watched.append(connection.poll)
                 deadline = min(deadline, connection.deadline)
             }
-            if poll(&watched, nfds_t(watched.count), deadline.pollMilliseconds) < 0, errno != EINTR { return }
-            isStopping = watched[0].revents != 0
-            var kept: [AttachConnection] = []
-            for (index, connection) in connections.enumerated() {
-                if watched[index + 2].revents != 0 { connection.serve(find) }
-                if !connection.isThrough && !connection.deadline.hasPassed { kept.append(connection) }
+            if poll(&watched, nfds_t(watched.count), deadline.pollMilliseconds) < 0 { continue }
+            if watched[0].revents != 0 { return }
+            for (index, connection) in connections.enumerated() where watched[index + 2].revents != 0 {
+                connection.serve(find)
             }
-            connections = kept
-            if watched[1].revents != 0, let connection = accept() { connections.append(connection) }
+            connections.removeAll { $0.isThrough || $0.deadline.hasPassed }
+            if watched[1].revents != 0, let connection = accept() {
+                if connections.count >= Self.connections_max { Self.makeRoom(&connections) }
+                connections.append(connection)
+            }
         }
+    }
+
+    /// Drops the connection that has been silent for longest, so that nobody keeps others out by saying nothing; or else the
+    /// oldest.
+    private static func makeRoom(_ connections: inout [AttachConnection]) {
+        connections.remove(at: connections.firstIndex { !$0.isAnswered } ?? 0)
     }
 
     /// Ends `run`; connections that have been handed over are not touched. Any thread.

@@ -33,6 +33,7 @@ final class Program: Sendable {
     struct Inbox: ~Copyable {
         var client: Descriptor?
         var cause: EndCause?
+        var isKillWanted = false
         var isReportAcknowledged = false
     }
 
@@ -41,6 +42,7 @@ final class Program: Sendable {
         var client: Descriptor?
         var hadClient = false
         var cause: EndCause?
+        var isKillWanted = false
         var isReportAcknowledged = false
         var result: ProcessorManagerReport?
         var thread: KernelThread?
@@ -93,14 +95,16 @@ final class Program: Sendable {
 
     /// Signals the program's first process; KILL ends all of them. False when it has ended.
     func signal(_ number: Int32) -> Bool {
-        guard let life = state.withLock({ $0.life }) else { return false }
-        return Self.signal(life.sandbox, number, group: false)
-    }
-
-    static func signal(_ sandbox: Sandbox, _ number: Int32, group: Bool) -> Bool {
-        if number != SIGKILL { return sandbox.signal(number, group: group) }
-        sandbox.kill()
-        return true
+        let life = state.withLock { state -> Life? in
+            guard let life = state.life, state.result == nil else { return nil }
+            if number == SIGKILL {
+                state.isKillWanted = true
+                life.wake.signal()
+            }
+            return life
+        }
+        guard let life else { return false }
+        return number == SIGKILL || life.sandbox.signal(number, group: false)
     }
 
     func memoryLost(_ node: NodeID) {
@@ -154,7 +158,8 @@ final class Program: Sendable {
     func takeInbox() -> Inbox {
         state.withLock { state in
             Inbox(
-                client: state.client.take(), cause: state.cause, isReportAcknowledged: state.isReportAcknowledged)
+                client: state.client.take(), cause: state.cause, isKillWanted: state.isKillWanted,
+                isReportAcknowledged: state.isReportAcknowledged)
         }
     }
 

@@ -13,7 +13,7 @@ extension ProgramLoop {
         var result = ProcessorManagerReport(
             program: program, state: .exited, exitStatus: -1, signal: 0, reason: "", statistics: statistics)
         switch end {
-        case .guardianLost:
+        case .guardianLost, .beginning:
             result.signal = UInt32(SIGKILL)
             result.reason = "the program's guardian process was killed"
         case .program(let status) where status & 0x7f == 0:

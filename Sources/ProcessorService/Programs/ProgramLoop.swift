@@ -103,7 +103,9 @@ struct ProgramLoop: ~Copyable {
         if watched[2].revents != 0 { input.write() }
         if watched[3].revents != 0 { _ = log.serve() }
         serveClient(watched[4].revents, watched[5].revents, watched[6].revents)
-        if watched[1].revents != 0, let end = life.sandbox.nextEnd() { ended(end) }
+        if watched[1].revents != 0, let end = life.sandbox.nextEnd() {
+            if end == .beginning { awaitEnd() } else { ended(end) }
+        }
     }
 
     // MARK: The beginning
@@ -122,6 +124,7 @@ struct ProgramLoop: ~Copyable {
             release()
         }
         isReportSettled = isReportSettled || inbox.isReportAcknowledged
+        if inbox.isKillWanted, phase != .draining { kill() }
         guard let cause = inbox.cause else { return }
         if phase != .draining, self.cause == nil { act(on: cause) }
         if phase == .draining, !isLeaving, case .shutdown = cause {
@@ -157,10 +160,11 @@ struct ProgramLoop: ~Copyable {
     }
 
     /// A signal of the user. What a terminal sends goes to the foreground group, as a terminal sends it.
-    private borrowing func signal(_ number: Int32) {
+    private mutating func signal(_ number: Int32) {
         guard (1...64).contains(number) else { return }
+        if number == SIGKILL { return kill() }
         let isTerminals = [SIGINT, SIGQUIT, SIGTSTP, SIGCONT, SIGHUP, SIGWINCH].contains(number)
-        _ = Program.signal(life.sandbox, number, group: isTerminals)
+        _ = life.sandbox.signal(number, group: isTerminals)
     }
 
     /// As when a terminal vanishes: SIGHUP, and no more streams.
@@ -185,8 +189,8 @@ struct ProgramLoop: ~Copyable {
         self.cause = cause
         logger.info("ending program", metadata: ["program": "\(program.id)", "reason": "\(cause.reason)"])
         if case .shutdown = cause, phase == .running, !isKilled {
-            _ = Program.signal(life.sandbox, SIGTERM, group: true)
-            _ = Program.signal(life.sandbox, SIGCONT, group: true)
+            _ = life.sandbox.signal(SIGTERM, group: true)
+            _ = life.sandbox.signal(SIGCONT, group: true)
             deadline = .after(Self.shutdownLimit)
         } else {
             kill()
@@ -195,8 +199,14 @@ struct ProgramLoop: ~Copyable {
 
     private mutating func kill() {
         if isKilled { return }
-        isKilled = true
         life.sandbox.kill()
+        awaitEnd()
+    }
+
+    /// Every process of the program is dead or dying.
+    private mutating func awaitEnd() {
+        if isKilled { return }
+        isKilled = true
         deadline = .after(Self.traceLimit)
     }
 

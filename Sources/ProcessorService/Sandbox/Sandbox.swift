@@ -20,6 +20,8 @@ public final class Sandbox: Sendable {
 
     /// How a sandbox ended.
     public enum End: Equatable, Sendable {
+        /// The program's first process has ended; the others are being killed, and another report follows.
+        case beginning
         /// The program's first process ended with this status as wait(2) tells it; no process is left.
         case program(status: Int32)
         /// The guardian was killed; the kernel has killed, or is killing, the program.
@@ -98,6 +100,7 @@ public final class Sandbox: Sendable {
             if count == -Int(EAGAIN) { return nil }
             if count != size { return .guardianLost }
             if report.kind == LEGO_SANDBOX_ENDED.rawValue { return .program(status: report.status) }
+            if report.kind == LEGO_SANDBOX_ENDING.rawValue { return .beginning }
         }
     }
 
