@@ -19,7 +19,8 @@ enum { PROC_PATH_BYTES = 32 };
 
 static int answer(long result) { return result < 0 ? -errno : (int)result; }
 
-// The magic link of a descriptor: the way to the file behind an O_PATH descriptor for the calls that refuse such descriptors.
+// The magic link of a descriptor: the way to the file behind an O_PATH descriptor for the calls that refuse such
+// descriptors.
 static const char *proc_path(char path[PROC_PATH_BYTES], int descriptor) {
   snprintf(path, PROC_PATH_BYTES, "/proc/self/fd/%d", descriptor);
   return path;
@@ -66,7 +67,8 @@ int lego_file_locate(int directory, const char *name) { return open_beneath(dire
 
 int lego_file_open(int node, int flags) {
   char path[PROC_PATH_BYTES];
-  return answer(open(proc_path(path, node), (flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW)) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  int allowed = flags & ~(O_CREAT | O_EXCL | O_NOFOLLOW);
+  return answer(open(proc_path(path, node), allowed | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
 }
 
 int lego_file_create(int directory, const char *name, int flags, uint32_t mode) {

@@ -1,6 +1,6 @@
-/// Plain entries under 64-bit handles that may be given to somebody who is not trusted: slot number in the low half, in the high
-/// half a generation that is never zero and changes with every reuse, so that an old or invented handle is refused. Entries never
-/// move. Not safe by itself: its owner's lock guards it.
+/// Plain entries under 64-bit handles that may be given to somebody who is not trusted: slot number in the low half, in
+/// the high half a generation that is never zero and changes with every reuse, so that an old or invented handle is
+/// refused. Entries never move. Not safe by itself: its owner's lock guards it.
 public struct SlotTable<Entry: BitwiseCopyable>: ~Copyable {
     private struct Slot {
         var generation: UInt32
@@ -23,7 +23,8 @@ public struct SlotTable<Entry: BitwiseCopyable>: ~Copyable {
     /// Entries now.
     public private(set) var count = 0
 
-    /// A table of at most `capacity_max` entries, rounded up to a thousand; memory is taken as it grows. `blank` fills free slots.
+    /// A table of at most `capacity_max` entries, rounded up to a thousand; memory is taken as it grows. `blank` fills
+    /// free slots.
     public init(capacity_max: Int, blank: Entry) {
         chunks_max = (capacity_max + Self.slotsPerChunk - 1) / Self.slotsPerChunk
         chunks = .allocate(capacity: chunks_max)

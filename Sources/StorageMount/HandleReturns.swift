@@ -5,12 +5,14 @@ import Lite
 import Synchronization
 import Wire
 
-/// Gives handles back to the storage component: nodes that the kernel has forgotten and files that were closed. Nobody waits for
-/// that, so they are gathered for a moment and sent together, by a thread of its own; a full batch is sent by whoever filled it.
+/// Gives handles back to the storage component: nodes that the kernel has forgotten and files that were closed. Nobody
+/// waits for that, so they are gathered for a moment and sent together, by a thread of its own; a full batch is sent by
+/// whoever filled it.
 ///
 /// Any thread; one lock, innermost, never held over a call.
 final class HandleReturns: Sendable {
-    /// How long handles are gathered. As long at most does a file that was removed and closed still take room on the disk.
+    /// How long handles are gathered. As long at most does a file that was removed and closed still take room on the
+    /// disk.
     private static let delay: Duration = .milliseconds(50)
 
     private struct State {

@@ -3,7 +3,8 @@ import Kernel
 import Synchronization
 import Wire
 
-/// A file's contents as of an open: when nothing of it has changed, the kernel's cached pages are still good (close-to-open).
+/// A file's contents as of an open: when nothing of it has changed, the kernel's cached pages are still good
+/// (close-to-open).
 struct DataStamp: BitwiseCopyable, Equatable {
     var size: UInt64 = 0
     var modifySeconds: Int64 = 0
@@ -21,8 +22,9 @@ struct DataStamp: BitwiseCopyable, Equatable {
     }
 }
 
-/// The inodes that the kernel knows, by the numbers that it knows them by, and for each where it is in the tree and the storage
-/// component's handle of it. Numbers outlive a restart of the storage component; handles are found again by parent and name.
+/// The inodes that the kernel knows, by the numbers that it knows them by, and for each where it is in the tree and the
+/// storage component's handle of it. Numbers outlive a restart of the storage component; handles are found again by
+/// parent and name.
 ///
 /// Any thread; one lock, innermost, never held over a call.
 final class InodeTable: Sendable {
@@ -79,8 +81,8 @@ final class InodeTable: Sendable {
         lock.withLock { _ in body(&state.pointee) }
     }
 
-    /// Takes in an entry that was looked up in `parent` and counts the kernel's reference; answers its number, or nil when the
-    /// table is full.
+    /// Takes in an entry that was looked up in `parent` and counts the kernel's reference; answers its number, or nil
+    /// when the table is full.
     func remember(_ entry: StorageEntry, session: UInt32, parent: UInt64, name: UnsafePointer<CChar>) -> UInt64? {
         let type = entry.attributes.mode & UInt32(S_IFMT)
         return locked { state -> UInt64? in
@@ -113,8 +115,8 @@ final class InodeTable: Sendable {
         }
     }
 
-    /// Takes back the kernel's references. Answers the handles of `session` that the storage component may forget: of this inode
-    /// and of its ancestors, where nothing else needs them.
+    /// Takes back the kernel's references. Answers the handles of `session` that the storage component may forget: of
+    /// this inode and of its ancestors, where nothing else needs them.
     func forget(_ number: UInt64, lookups: UInt64, session: UInt32) -> [ProcessorStorageForget.Item] {
         locked { state in
             var released: [ProcessorStorageForget.Item] = []
@@ -134,8 +136,8 @@ final class InodeTable: Sendable {
         }
     }
 
-    /// Where an inode is to be found: its handle when it has one in `session`, else its parent, with its name copied to `name`
-    /// (room for NAME_MAX + 1). nil when it has neither.
+    /// Where an inode is to be found: its handle when it has one in `session`, else its parent, with its name copied to
+    /// `name` (room for NAME_MAX + 1). nil when it has neither.
     func locate(
         _ number: UInt64, session: UInt32, name: UnsafeMutablePointer<CChar>
     ) -> (handle: UInt64?, inode: Inode)? {
@@ -199,8 +201,8 @@ final class InodeTable: Sendable {
         }
     }
 
-    /// Notes what an inode is known by, from attributes that its handle led to: an overlay makes an inode anew when it is changed
-    /// first.
+    /// Notes what an inode is known by, from attributes that its handle led to: an overlay makes an inode anew when it
+    /// is changed first.
     func refresh(_ number: UInt64, _ attributes: StorageAttributes) {
         locked { $0.table.pointer(number)?.pointee.setBirth(attributes) }
     }
@@ -244,7 +246,8 @@ extension InodeTable.State {
         inode.pointee.name = strdup(name)
     }
 
-    /// Whether `number` is among the ancestors of `parent`: others moved directories about, and what is known is out of date.
+    /// Whether `number` is among the ancestors of `parent`: others moved directories about, and what is known is out of
+    /// date.
     private func isRing(_ number: UInt64, _ parent: UInt64) -> Bool {
         var walk = parent
         while walk != InodeTable.root, let inode = table.pointer(walk) {

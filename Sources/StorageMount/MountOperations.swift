@@ -2,8 +2,8 @@ import CFuse
 import Glibc
 import Wire
 
-/// The table of operations that libfuse calls, and the session's terms. Every operation runs on a `MountThread` and answers its
-/// request exactly once.
+/// The table of operations that libfuse calls, and the session's terms. Every operation runs on a `MountThread` and
+/// answers its request exactly once.
 enum MountOperations {
     /// A session for `mount`, not mounted yet; nil when libfuse refuses it.
     static func makeSession(_ mount: StorageMount) -> OpaquePointer? {
@@ -31,8 +31,8 @@ enum MountOperations {
         want |= flag(FUSE_CAP_ASYNC_READ) | flag(FUSE_CAP_PARALLEL_DIROPS) | flag(FUSE_CAP_AUTO_INVAL_DATA)
         want |= flag(FUSE_CAP_READDIRPLUS) | flag(FUSE_CAP_READDIRPLUS_AUTO) | flag(FUSE_CAP_CACHE_SYMLINKS)
         want |= flag(FUSE_CAP_ATOMIC_O_TRUNC)
-        // The thread's buffers are registered memory: splicing would bypass them. Locks are the processor's own. Set-user-ID is
-        // cleared by the processor's kernel, which knows who writes.
+        // The thread's buffers are registered memory: splicing would bypass them. Locks are the processor's own.
+        // Set-user-ID is cleared by the processor's kernel, which knows who writes.
         want &= ~(flag(FUSE_CAP_SPLICE_READ) | flag(FUSE_CAP_SPLICE_WRITE) | flag(FUSE_CAP_SPLICE_MOVE))
         want &= ~(flag(FUSE_CAP_POSIX_LOCKS) | flag(FUSE_CAP_FLOCK_LOCKS))
         want &= ~(flag(FUSE_CAP_HANDLE_KILLPRIV) | flag(FUSE_CAP_WRITEBACK_CACHE))

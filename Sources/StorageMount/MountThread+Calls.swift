@@ -18,7 +18,8 @@ enum CallKind {
     case repeatable
     /// Perhaps done already: the program gets EIO.
     case once
-    /// Repeatable, and the storage component accesses this thread's buffers: a late one is fenced off before they are used again.
+    /// Repeatable, and the storage component accesses this thread's buffers: a late one is fenced off before they are
+    /// used again.
     case transfer
     /// A transfer that must not be done twice.
     case appending
@@ -28,8 +29,8 @@ enum CallKind {
 }
 
 extension MountThread {
-    /// Calls the storage component, and again after a restart. `prepare` writes the request for a session, and answers its length
-    /// or a negative error number; it may itself make calls before it writes.
+    /// Calls the storage component, and again after a restart. `prepare` writes the request for a session, and answers
+    /// its length or a negative error number; it may itself make calls before it writes.
     func perform(
         _ function: FunctionID, _ kind: CallKind = .repeatable, _ prepare: (StorageSession) -> Int
     ) -> StorageReply {
@@ -82,8 +83,8 @@ extension MountThread {
         Message(decoding: UnsafeRawBufferPointer(rebasing: response[..<reply.count]))
     }
 
-    /// The storage component's handle of an inode in `session`, found again by name when it has none there; nil when the inode is
-    /// not there any more. May call.
+    /// The storage component's handle of an inode in `session`, found again by name when it has none there; nil when
+    /// the inode is not there any more. May call.
     func handle(_ number: UInt64, _ session: StorageSession, depth: Int = 0) -> UInt64? {
         if number == InodeTable.root { return session.root }
         return withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(NAME_MAX) + 1) { name -> UInt64? in

@@ -70,8 +70,8 @@ extension MountThread {
         return (entry, rest.count - reader.remaining)
     }
 
-    /// Puts the next entry of a batch into the listing, in the kernel's form; answers where the directory goes on, or nil when
-    /// there is no room, or no entry.
+    /// Puts the next entry of a batch into the listing, in the kernel's form; answers where the directory goes on, or
+    /// nil when there is no room, or no entry.
     private func deliver(
         _ fuse: OpaquePointer, _ directory: UInt64, _ batch: UnsafeMutablePointer<DirectoryBatch>, _ room: Int,
         _ used: inout Int

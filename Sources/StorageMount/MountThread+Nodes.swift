@@ -112,7 +112,8 @@ extension MountThread {
 
     private func isCapability(_ name: UnsafePointer<CChar>) -> Bool { strcmp(name, "security.capability") == 0 }
 
-    /// Whether the storage component keeps such attributes; the rest (ACLs, labels) is refused here, as most file systems do.
+    /// Whether the storage component keeps such attributes; the rest (ACLs, labels) is refused here, as most file
+    /// systems do.
     private func isKept(_ name: UnsafePointer<CChar>) -> Bool {
         strncmp(name, "user.", 5) == 0 || isCapability(name)
     }

@@ -4,13 +4,14 @@ import Kernel
 import Lite
 import Wire
 
-/// One of the mount's threads: takes a request of the kernel, calls the storage component, answers. Everything here is the thread's
-/// own; nothing is allocated per request.
+/// One of the mount's threads: takes a request of the kernel, calls the storage component, answers. Everything here is
+/// the thread's own; nothing is allocated per request.
 final class MountThread {
     /// A write of 1 MiB with the protocol's header, as libfuse reads it.
     private static let receiveBytes = StorageLimit.transferBytes_max + (64 << 10)
     static let poolBytes = receiveBytes + StorageLimit.transferBytes_max
-    /// libfuse up to this version reads at most 1 MiB and one page into the buffer that it is given; a later one gets none.
+    /// libfuse up to this version reads at most 1 MiB and one page into the buffer that it is given; a later one gets
+    /// none.
     private static let lastKnownFuse: Int32 = 316
 
     let mount: StorageMount

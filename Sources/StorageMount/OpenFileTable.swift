@@ -2,8 +2,8 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// What has been read of an open directory ahead of the kernel's questions. Owned by the request that reads the directory: the
-/// kernel sends one at a time for an open directory.
+/// What has been read of an open directory ahead of the kernel's questions. Owned by the request that reads the
+/// directory: the kernel sends one at a time for an open directory.
 struct DirectoryBatch: BitwiseCopyable {
     /// `StorageLimit.answerBytes_max` bytes, allocated at the first read.
     var bytes: UnsafeMutableRawPointer?
@@ -16,8 +16,8 @@ struct DirectoryBatch: BitwiseCopyable {
     var session: UInt32 = 0
 }
 
-/// The files and directories that programs have open, by the handles that the kernel keeps for us. They outlive a restart of the
-/// storage component. Any thread; one lock, never held over a call.
+/// The files and directories that programs have open, by the handles that the kernel keeps for us. They outlive a
+/// restart of the storage component. Any thread; one lock, never held over a call.
 final class OpenFileTable: Sendable {
     struct OpenFile: BitwiseCopyable {
         var inode: UInt64

@@ -5,8 +5,8 @@ import Lite
 import Synchronization
 import Wire
 
-/// A connection to a storage component that has told its root. A new one begins when the component was restarted or the connection
-/// was lost; handles of an earlier session mean nothing in it.
+/// A connection to a storage component that has told its root. A new one begins when the component was restarted or the
+/// connection was lost; handles of an earlier session mean nothing in it.
 struct StorageSession: Sendable {
     let peer: LitePeer
     /// From 1, one more for each session.

@@ -32,13 +32,15 @@ public enum StorageMountError: Error, Sendable, CustomStringConvertible {
     }
 }
 
-/// The tree of a storage component as a directory of this host, for the programs of a processor (libfuse's low-level interface).
+/// The tree of a storage component as a directory of this host, for the programs of a processor (libfuse's low-level
+/// interface).
 ///
-/// Coherence: what another processor changed is seen at the next open (close-to-open), and names and attributes at the latest
-/// after `attributeTimeout`. Locks hold among the programs of this processor.
+/// Coherence: what another processor changed is seen at the next open (close-to-open), and names and attributes at the
+/// latest after `attributeTimeout`. Locks hold among the programs of this processor.
 ///
-/// Failure: while the component is away, requests wait for it, up to `patience` from its loss, and fail with EIO afterwards. When
-/// another one comes for the same tree, everything goes on, open files too, except files that had no name any more (ESTALE).
+/// Failure: while the component is away, requests wait for it, up to `patience` from its loss, and fail with EIO
+/// afterwards. When another one comes for the same tree, everything goes on, open files too, except files that had no
+/// name any more (ESTALE).
 public final class StorageMount: Sendable {
     /// How long requests wait for a storage component that is away before the programs get EIO.
     static let patience: Duration = .seconds(5)
@@ -69,8 +71,9 @@ public final class StorageMount: Sendable {
     public static func bufferBytes(threads: Int) -> Int { threads * MountThread.poolBytes }
 
     /// - Parameters:
-    ///   - storage: The connected storage component of the moment, or nil while there is none. Asked at every request, on the
-    ///     mount's threads. A component that is a member of the rack but whose connection is lost must be connected again.
+    ///   - storage: The connected storage component of the moment, or nil while there is none. Asked at every request,
+    ///     on the mount's threads. A component that is a member of the rack but whose connection is lost must be
+    ///     connected again.
     ///   - buffers: Part of the node's pool, at least `bufferBytes(threads:)`, the mount's alone while it is mounted.
     ///   - mountPoint: An existing directory.
     ///   - threads: How many requests are under way at a time.
@@ -90,7 +93,8 @@ public final class StorageMount: Sendable {
         returns = HandleReturns(link: link)
     }
 
-    /// Mounts, in the mount namespace of the calling thread, and starts the threads. Does not wait for the storage component.
+    /// Mounts, in the mount namespace of the calling thread, and starts the threads. Does not wait for the storage
+    /// component.
     public func mount() throws(StorageMountError) {
         let device = open("/dev/fuse", O_RDWR | O_CLOEXEC)
         if device < 0 { throw .noFuse(KernelError("open")) }
@@ -98,8 +102,8 @@ public final class StorageMount: Sendable {
             close(device)
             throw .session
         }
-        // Mounted here and not by libfuse, which would start helper programs. No set-user-ID and no devices: a program's rights
-        // come from the processor alone.
+        // Mounted here and not by libfuse, which would start helper programs. No set-user-ID and no devices: a
+        // program's rights come from the processor alone.
         let options =
             "fd=\(device),rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions,"
             + "max_read=\(StorageLimit.transferBytes_max)"
@@ -157,8 +161,8 @@ public final class StorageMount: Sendable {
     /// There may be another storage component: waiting requests ask for it now.
     public func storageChanged() { link.changed() }
 
-    /// Unmounts at once; what programs still have under way there ends with an error. From the mount namespace that it was mounted
-    /// in. Idempotent. Waits for the threads: a request that waits for the storage component ends first.
+    /// Unmounts at once; what programs still have under way there ends with an error. From the mount namespace that it
+    /// was mounted in. Idempotent. Waits for the threads: a request that waits for the storage component ends first.
     public func unmount() {
         let (session, threads) = state.withLock { state -> (OpaquePointer?, [KernelThread]) in
             if !state.isMounted { return (nil, []) }

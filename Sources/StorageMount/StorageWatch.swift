@@ -5,9 +5,10 @@ import Lite
 import Synchronization
 import Wire
 
-/// Tells a storage component that is slow, as a disk may be, from one that is gone without a word: a host that hangs, a network
-/// that swallows. When calls are under way and none has ended for a second, it asks the component, whose poller answers whatever
-/// its disks do; without an answer the connection is ended, so that the calls end and can touch this node's memory no more.
+/// Tells a storage component that is slow, as a disk may be, from one that is gone without a word: a host that hangs, a
+/// network that swallows. When calls are under way and none has ended for a second, it asks the component, whose poller
+/// answers whatever its disks do; without an answer the connection is ended, so that the calls end and can touch this
+/// node's memory no more.
 final class StorageWatch: Sendable {
     private static let interval: Duration = .seconds(1)
     /// Two intervals and this are the longest that a call waits for a component that is gone.

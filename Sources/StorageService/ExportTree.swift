@@ -3,8 +3,8 @@ import Glibc
 import Kernel
 import Logging
 
-/// The tree that a storage component serves: a descriptor of its root, what is hidden in it, and how its inode numbers read.
-/// Immutable once made; any thread.
+/// The tree that a storage component serves: a descriptor of its root, what is hidden in it, and how its inode numbers
+/// read. Immutable once made; any thread.
 final class ExportTree: Sendable {
     private let rootDescriptor: Descriptor
     let rootStatus: lego_file_status
@@ -103,8 +103,8 @@ final class ExportTree: Sendable {
         return false
     }
 
-    /// An inode number that is unique in the tree: the file system's own on the root's file system, and on another one, whose
-    /// numbers may coincide with the root's, mixed with its place in the list.
+    /// An inode number that is unique in the tree: the file system's own on the root's file system, and on another one,
+    /// whose numbers may coincide with the root's, mixed with its place in the list.
     func inode(_ inode: UInt64, device: UInt64) -> UInt64 {
         if device == devices[0] { return inode }
         let index = devices.firstIndex(of: device).map { UInt64($0) } ?? (device & 0xfff) + 1024

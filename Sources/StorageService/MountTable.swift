@@ -1,6 +1,7 @@
 import Glibc
 
-/// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)). Paths are bytes as the kernel tells them, without its escapes.
+/// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)). Paths are bytes as the kernel tells them, without its
+/// escapes.
 struct MountEntry: Equatable {
     var major: UInt32
     var minor: UInt32
@@ -47,8 +48,8 @@ enum MountTable {
         text.split(separator: "\n").compactMap { MountEntry(line: $0) }
     }
 
-    /// The durable mounts strictly below `root` in the order of their paths, parents first, one per mount point: those that an
-    /// overlay of `root` alone would leave out.
+    /// The durable mounts strictly below `root` in the order of their paths, parents first, one per mount point: those
+    /// that an overlay of `root` alone would leave out.
     static func durable(_ entries: [MountEntry], below root: String) -> [MountEntry] {
         let prefix = root == "/" ? "/" : root + "/"
         var last: [String: MountEntry] = [:]

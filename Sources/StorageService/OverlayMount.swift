@@ -3,16 +3,17 @@ import Glibc
 import Kernel
 import Logging
 
-/// An overlayfs over a directory of the host, and one over each durable file system that is mounted below it, at its place. All are
-/// mounted in the process's own mount namespace (`StorageService.enterPrivateMounts`), so that they end with it, however it ends.
+/// An overlayfs over a directory of the host, and one over each durable file system that is mounted below it, at its
+/// place. All are mounted in the process's own mount namespace (`StorageService.enterPrivateMounts`), so that they end
+/// with it, however it ends.
 struct OverlayMount {
     /// STATE/tree: where the merged tree is.
     let mountPoint: String
     private let lower: String
     private let stateDirectory: String
 
-    /// Keeps any other storage component, of whatever process, away from a state directory while the descriptor is open: the
-    /// kernel lets two overlays write to one layer, and both would be damaged.
+    /// Keeps any other storage component, of whatever process, away from a state directory while the descriptor is
+    /// open: the kernel lets two overlays write to one layer, and both would be damaged.
     static func lock(_ stateDirectory: String) throws(StorageError) -> Descriptor {
         try makeDirectory(stateDirectory, mode: 0o700)
         let path = stateDirectory + "/lock"

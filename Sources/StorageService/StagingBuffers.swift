@@ -1,8 +1,8 @@
 import Synchronization
 import Wire
 
-/// Buffers in the node's pool through which file data passes, handed out to one request at a time. Never waits: there are as many
-/// as workers.
+/// Buffers in the node's pool through which file data passes, handed out to one request at a time. Never waits: there
+/// are as many as workers.
 final class StagingBuffers: Sendable {
     static let bytes = StorageLimit.transferBytes_max
     private nonisolated(unsafe) let base: UnsafeMutableRawPointer

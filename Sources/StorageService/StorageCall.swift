@@ -65,8 +65,8 @@ struct StorageCall {
         return body(use)
     }
 
-    /// A name as the system calls take it. Refuses what is not one component: EINVAL. Copied before it is looked at: the peer can
-    /// write where the request lies.
+    /// A name as the system calls take it. Refuses what is not one component: EINVAL. Copied before it is looked at:
+    /// the peer can write where the request lies.
     func withName(_ bytes: UnsafeRawBufferPointer, _ body: (UnsafePointer<CChar>) -> CallResult) -> CallResult {
         if bytes.count > StorageLimit.name_max { return fail(ENAMETOOLONG) }
         return Self.withTerminated(bytes) { name in

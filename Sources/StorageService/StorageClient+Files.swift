@@ -13,7 +13,8 @@ struct FileUse {
 }
 
 extension StorageClient {
-    /// Takes an open descriptor in; answers the file's handle, or nil (and closes it) when the client has as many as it may.
+    /// Takes an open descriptor in; answers the file's handle, or nil (and closes it) when the client has as many as it
+    /// may.
     func opened(_ descriptor: Int32, node: UInt64, isDirectory: Bool, device: UInt64) -> UInt64? {
         let handle = withState { state -> UInt64? in
             guard !state.isClosed, let owner = state.nodes.pointer(node) else { return nil }

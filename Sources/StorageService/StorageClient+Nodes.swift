@@ -25,8 +25,9 @@ extension StorageClient.Node {
 }
 
 extension StorageClient {
-    /// Opens a node by handle for one request; `endUse` must follow where it succeeded. ESTALE for a handle that is not in use, and
-    /// for a node that is no longer where it was. Cost: a lock, and for a node that is not at hand two system calls.
+    /// Opens a node by handle for one request; `endUse` must follow where it succeeded. ESTALE for a handle that is not
+    /// in use, and for a node that is no longer where it was. Cost: a lock, and for a node that is not at hand two
+    /// system calls.
     func use(_ handle: UInt64) -> NodeUse { use(handle, depth: 0) }
 
     private func use(_ handle: UInt64, depth: Int) -> NodeUse {
@@ -49,8 +50,8 @@ extension StorageClient {
         }
     }
 
-    /// As deep as the node lies in the tree, at most; a parent's descriptor is most often at hand. The depth is bounded because a
-    /// program can make a tree as deep as it likes, and each level takes stack.
+    /// As deep as the node lies in the tree, at most; a parent's descriptor is most often at hand. The depth is bounded
+    /// because a program can make a tree as deep as it likes, and each level takes stack.
     private func reopen(
         _ handle: UInt64, _ known: Node, _ name: UnsafePointer<CChar>, _ depth: Int
     ) -> NodeUse {
@@ -97,8 +98,8 @@ extension StorageClient {
         if surplus >= 0 { close(surplus) }
     }
 
-    /// Counts a reference of the client to what `name` in `parent` leads to; answers its handle, or nil when the client knows as
-    /// many nodes as it may (or `parent` is gone).
+    /// Counts a reference of the client to what `name` in `parent` leads to; answers its handle, or nil when the client
+    /// knows as many nodes as it may (or `parent` is gone).
     func remember(parent: UInt64, name: UnsafePointer<CChar>, _ status: lego_file_status) -> UInt64? {
         let key = NodeKey(status)
         let type = status.mode & UInt32(S_IFMT)

@@ -4,19 +4,19 @@ import Kernel
 import Lite
 import Synchronization
 
-/// A processor that is attached: the nodes and the open files that it holds handles of. They mean nothing to another client, and
-/// all end with the connection.
+/// A processor that is attached: the nodes and the open files that it holds handles of. They mean nothing to another
+/// client, and all end with the connection.
 ///
-/// A node is known by its parent and name, and by its inode number. It is opened (O_PATH) when it is used and stays open while it
-/// is among the most recently used; later it is opened again by name, and answers ESTALE when another inode is found there. It
-/// must stay open while it has open files, and when its name is gone.
+/// A node is known by its parent and name, and by its inode number. It is opened (O_PATH) when it is used and stays
+/// open while it is among the most recently used; later it is opened again by name, and answers ESTALE when another
+/// inode is found there. It must stay open while it has open files, and when its name is gone.
 ///
 /// Lock: one per client, innermost of all; never held over a system call that may wait.
 final class StorageClient: Sendable {
     struct Node: BitwiseCopyable {
         var key: NodeKey
-        /// Of a regular file, when its inode was made: an inode number that was given to another file is not the same node.
-        /// (0 for others: an overlay makes a directory anew when something in it changes first.)
+        /// Of a regular file, when its inode was made: an inode number that was given to another file is not the same
+        /// node. (0 for others: an overlay makes a directory anew when something in it changes first.)
         var birth: UInt64 = 0
         /// 0 for the root and for a node without a name.
         var parent: UInt64 = 0

@@ -3,8 +3,8 @@ import Kernel
 /// What a storage component serves and how much it keeps at hand.
 public struct StorageConfiguration: Sendable {
     public enum Export: Sendable, Equatable {
-        /// An overlayfs over `lower` whose changes go to a private layer in the state directory and survive restarts. The state
-        /// directory is hidden from the tree.
+        /// An overlayfs over `lower` whose changes go to a private layer in the state directory and survive restarts.
+        /// The state directory is hidden from the tree.
         case overlay(lower: String, stateDirectory: String)
         /// The directory itself; changes go where everybody sees them.
         case directory(String)
@@ -56,10 +56,11 @@ public enum StorageError: Error, Sendable, CustomStringConvertible {
         case .noOverlay:
             "this kernel has no overlayfs: load it with 'modprobe overlay', or export a plain directory"
         case .stateInUse(let path):
-            "\(path) is used by another storage component that is still running: stop it, or choose another state directory"
+            "\(path) is used by another storage component that is still running: stop it, or choose another state "
+                + "directory"
         case .stateUnsuitable(let path):
-            "\(path) is on a file system that cannot hold an overlay's changes (it needs trusted extended attributes, as "
-                + "ext4, xfs, btrfs and tmpfs have them): choose a state directory on one of those"
+            "\(path) is on a file system that cannot hold an overlay's changes (it needs trusted extended attributes, "
+                + "as ext4, xfs, btrfs and tmpfs have them): choose a state directory on one of those"
         case .poolTooSmall(let have, let need):
             "the storage component's pool has \(have) bytes and needs \(need): one staging buffer of 1 MiB per worker"
         }

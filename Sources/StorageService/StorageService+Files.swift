@@ -73,7 +73,8 @@ extension StorageService {
         }
     }
 
-    /// Reads into a staging buffer and writes that into the caller's pool, in pieces that stay in the processor's cache.
+    /// Reads into a staging buffer and writes that into the caller's pool, in pieces that stay in the processor's
+    /// cache.
     func read(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageTransfer(decoding: call.request) else { return call.malformed }
         return call.withFile(message.file) { file in

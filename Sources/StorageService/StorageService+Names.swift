@@ -3,8 +3,8 @@ import Glibc
 import Lite
 import Wire
 
-// Handlers: names. On workers. Every name is one component that is looked up in a directory that is open: nothing outside the tree
-// can be reached.
+// Handlers: names. On workers. Every name is one component that is looked up in a directory that is open: nothing
+// outside the tree can be reached.
 extension StorageService {
     func lookUp(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageName(decoding: call.request) else { return call.malformed }

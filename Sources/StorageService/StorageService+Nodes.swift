@@ -94,8 +94,9 @@ extension StorageService {
         }
     }
 
-    // Extended attributes: the users' own, and the capabilities of a file, which the program's kernel reads at exec and removes
-    // when the file is written. What the trusted and system name spaces hold is the storage host's own business.
+    // Extended attributes: the users' own, and the capabilities of a file, which the program's kernel reads at exec and
+    // removes when the file is written. What the trusted and system name spaces hold is the storage host's own
+    // business.
 
     private enum Attribute { case user, capability, other }
 

@@ -7,11 +7,11 @@ import Logging
 import Synchronization
 import Wire
 
-/// A storage component: serves a tree of files to the processors of the rack (LegoOS §4.5, widened to the whole of what Linux
-/// programs do with files).
+/// A storage component: serves a tree of files to the processors of the rack (LegoOS §4.5, widened to the whole of what
+/// Linux programs do with files).
 ///
-/// Order: `init` offers the functions at the node, `start` opens the tree, then the owner starts the node. Handlers run on the
-/// node's workers. Lock order: the list of clients, then one client's (`StorageClient`).
+/// Order: `init` offers the functions at the node, `start` opens the tree, then the owner starts the node. Handlers run
+/// on the node's workers. Lock order: the list of clients, then one client's (`StorageClient`).
 public final class StorageService: Sendable {
     let node: RackNode
     let configuration: StorageConfiguration
@@ -20,8 +20,8 @@ public final class StorageService: Sendable {
     private let started = Mutex<ExportTree?>(nil)
     private let clients = Mutex<[StorageClient]>([])
 
-    /// Gives the calling process mounts of its own. Early in main, before any thread exists: an overlay's mounts then end with the
-    /// process, however it ends.
+    /// Gives the calling process mounts of its own. Early in main, before any thread exists: an overlay's mounts then
+    /// end with the process, however it ends.
     public static func enterPrivateMounts() throws(KernelError) {
         _ = try checked("unshare", lego_mount_unshare())
     }

@@ -1,5 +1,5 @@
-/// The functions of a storage component, called by processors. Every request but `attach` names nodes and files by handles that
-/// the component gave to this very peer; a handle that it did not give, or has taken back, answers ESTALE.
+/// The functions of a storage component, called by processors. Every request but `attach` names nodes and files by
+/// handles that the component gave to this very peer; a handle that it did not give, or has taken back, answers ESTALE.
 public enum StorageFunction {
     public static let attach = FunctionID(rawValue: 0x0501)
     /// Answered at once, whatever the disks do: both messages are `StorageNothing`.

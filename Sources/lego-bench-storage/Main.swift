@@ -5,9 +5,9 @@ import Logging
 import StorageMount
 import StorageService
 
-/// `lego-bench-storage [--overlay] DIRECTORY [COMMAND [ARGUMENT]...]`: serves DIRECTORY through a storage component and its mount,
-/// both in this process over the soft device, in mounts of its own; then runs COMMAND there (LEGO_MOUNT and LEGO_NATIVE name the
-/// two trees), or measures the mount against the directory itself and prints a table.
+/// `lego-bench-storage [--overlay] DIRECTORY [COMMAND [ARGUMENT]...]`: serves DIRECTORY through a storage component and
+/// its mount, both in this process over the soft device, in mounts of its own; then runs COMMAND there (LEGO_MOUNT and
+/// LEGO_NATIVE name the two trees), or measures the mount against the directory itself and prints a table.
 @main
 struct Main {
     static func main() {

@@ -1,7 +1,8 @@
 import Glibc
 import Kernel
 
-/// The same work in the native tree and in the mounted one, in one run: microseconds or megabytes per second, and the ratio.
+/// The same work in the native tree and in the mounted one, in one run: microseconds or megabytes per second, and the
+/// ratio.
 struct StorageBenchmark {
     let native: String
     let mounted: String
@@ -12,7 +13,8 @@ struct StorageBenchmark {
         print("work".padded(34), "native".aligned(12), "mounted".aligned(12), "ratio".aligned(8), separator: "")
         defer { for root in [native, mounted] { clean(root) } }
         clean(native)
-        // A pass over each tree by itself: the native one must not find what the mounted one left in the page cache colder.
+        // A pass over each tree by itself: the native one must not find what the mounted one left in the page cache
+        // colder.
         let nativeRows = try measure(native)
         clean(native)
         let mountedRows = try measure(mounted)

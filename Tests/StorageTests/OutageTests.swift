@@ -75,7 +75,8 @@ extension StorageTests {
             }
         }
 
-        /// Programs write while the component is replaced again and again: what a write acknowledged is there, in its place.
+        /// Programs write while the component is replaced again and again: what a write acknowledged is there, in its
+        /// place.
         @Test func writesSurviveRestarts() async throws {
             let directory = try TemporaryDirectory()
             let mountPoint = directory.make("mount")

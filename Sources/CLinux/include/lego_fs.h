@@ -1,5 +1,6 @@
-// Files by descriptor: what a file server needs of statx(2), openat2(2), renameat2(2), getdents64(2), xattr(7) and credentials(7)
-// beyond the C library's Swift module. Every name is one component of a path; "" is the descriptor itself.
+// Files by descriptor: what a file server needs of statx(2), openat2(2), renameat2(2), getdents64(2), xattr(7) and
+// credentials(7) beyond the C library's Swift module. Every name is one component of a path; "" is the descriptor
+// itself.
 #pragma once
 #include <stdint.h>
 #include <sys/types.h>
@@ -67,6 +68,7 @@ size_t lego_directory_next(const void *buffer, size_t count, size_t offset, stru
 
 int lego_file_system_status(int node, struct lego_file_system_status *status);
 
-// The owner of what the calling thread creates from now on (setfsuid(2)), with all capabilities kept, so that the permissions
-// were checked elsewhere. A thread that asks for the identity that it has pays nothing. -EPERM when the thread is not privileged.
+// The owner of what the calling thread creates from now on (setfsuid(2)), with all capabilities kept, so that the
+// permissions were checked elsewhere. A thread that asks for the identity that it has pays nothing. -EPERM when the
+// thread is not privileged.
 int lego_thread_create_as(uint32_t uid, uint32_t gid);

@@ -1,8 +1,8 @@
 // mount(2), umount2(2), unshare(2): the mounts of one process.
 #pragma once
 
-// Gives the calling thread, and the threads that it starts later, mounts of their own, which vanish with the last of them. Nothing
-// that is mounted here is seen outside; what is mounted outside later is seen here.
+// Gives the calling thread, and the threads that it starts later, mounts of their own, which vanish with the last of
+// them. Nothing that is mounted here is seen outside; what is mounted outside later is seen here.
 int lego_mount_unshare(void);
 // mount(2); flags are MS_*. options may be NULL.
 int lego_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *options);

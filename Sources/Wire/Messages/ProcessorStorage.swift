@@ -1,5 +1,5 @@
-// Processors speak to storage components: nodes (whatever a name in the tree leads to) and their names. Names and link targets
-// are bytes, not texts: Linux allows any but '/' and NUL.
+// Processors speak to storage components: nodes (whatever a name in the tree leads to) and their names. Names and link
+// targets are bytes, not texts: Linux allows any but '/' and NUL.
 //
 // A structure that holds bytes holds them in place: it is valid as long as the buffer that it was decoded from.
 
@@ -26,8 +26,8 @@ public struct StorageAttributes: WireMessage, Equatable {
     /// The device that a device node stands for.
     public var special: UInt32 = 0
     public var blockBytes: UInt32 = 0
-    /// When the inode was made, in nanoseconds since 1970; 0 when the file system does not tell. With the inode number it tells
-    /// a file from one that got its number later.
+    /// When the inode was made, in nanoseconds since 1970; 0 when the file system does not tell. With the inode number
+    /// it tells a file from one that got its number later.
     public var birth: UInt64 = 0
 
     public init() {}
@@ -72,8 +72,8 @@ public struct StorageAttributes: WireMessage, Equatable {
     }
 }
 
-/// A node and the handle by which the client names it from now on. Each entry that is answered counts as one reference, which the
-/// client gives back with `forget`.
+/// A node and the handle by which the client names it from now on. Each entry that is answered counts as one reference,
+/// which the client gives back with `forget`.
 public struct StorageEntry: WireMessage, Equatable {
     public static let encodedSize = 8 + StorageAttributes.encodedSize
     public var node: UInt64
@@ -96,8 +96,8 @@ public struct StorageEntry: WireMessage, Equatable {
     }
 }
 
-/// Asks for the root. Answered by a `StorageEntry`, whose reference is not counted; EPROTO when the component speaks another
-/// version. May be repeated.
+/// Asks for the root. Answered by a `StorageEntry`, whose reference is not counted; EPROTO when the component speaks
+/// another version. May be repeated.
 public struct ProcessorStorageAttach: WireMessage, Equatable {
     public var version: UInt32
 
@@ -109,8 +109,8 @@ public struct ProcessorStorageAttach: WireMessage, Equatable {
     }
 }
 
-/// `getAttributes` (answered by `StorageAttributes`), `readLink` (the target's bytes), `listExtended` (names, each with its NUL),
-/// `fileSystemStatus` (`StorageFileSystemStatus`).
+/// `getAttributes` (answered by `StorageAttributes`), `readLink` (the target's bytes), `listExtended` (names, each with
+/// its NUL), `fileSystemStatus` (`StorageFileSystemStatus`).
 public struct ProcessorStorageNode: WireMessage, Equatable {
     public var node: UInt64
 

@@ -1,8 +1,8 @@
-// Processors speak to storage components: open files and directories. File data moves one-sided, between the storage component's
-// staging buffer and the place in the caller's pool that the request names.
+// Processors speak to storage components: open files and directories. File data moves one-sided, between the storage
+// component's staging buffer and the place in the caller's pool that the request names.
 
-/// Opens a regular file or a directory with the access mode and the O_APPEND, O_TRUNC, O_SYNC and O_DSYNC of open(2). Answered by
-/// `StorageProcessorOpened`.
+/// Opens a regular file or a directory with the access mode and the O_APPEND, O_TRUNC, O_SYNC and O_DSYNC of open(2).
+/// Answered by `StorageProcessorOpened`.
 public struct ProcessorStorageOpen: WireMessage, Equatable {
     public var node: UInt64
     public var flags: UInt32
@@ -90,8 +90,8 @@ public struct ProcessorStorageFile: WireMessage, Equatable {
     }
 }
 
-/// `read` and `write`: `count` bytes from `offset` of the file, to or from `poolOffset` of the caller's pool. Answered by
-/// `StorageProcessorCount`: the bytes moved, fewer only at the end of the file or of the disk's space.
+/// `read` and `write`: `count` bytes from `offset` of the file, to or from `poolOffset` of the caller's pool. Answered
+/// by `StorageProcessorCount`: the bytes moved, fewer only at the end of the file or of the disk's space.
 public struct ProcessorStorageTransfer: WireMessage, Equatable {
     public var file: UInt64
     public var offset: UInt64
@@ -138,8 +138,8 @@ public struct StorageProcessorCount: WireMessage, Equatable {
     }
 }
 
-/// `allocate` (fallocate(2), `mode` its flags; no answer beside the status) and `seek` (lseek(2), `mode` SEEK_DATA or SEEK_HOLE;
-/// answered by `StorageProcessorCount`).
+/// `allocate` (fallocate(2), `mode` its flags; no answer beside the status) and `seek` (lseek(2), `mode` SEEK_DATA or
+/// SEEK_HOLE; answered by `StorageProcessorCount`).
 public struct ProcessorStorageRange: WireMessage, Equatable {
     public var file: UInt64
     public var mode: UInt32
@@ -169,7 +169,8 @@ public struct ProcessorStorageRange: WireMessage, Equatable {
     }
 }
 
-/// copy_file_range(2) within the storage component. Answered by `StorageProcessorCount`, which may be less than asked for.
+/// copy_file_range(2) within the storage component. Answered by `StorageProcessorCount`, which may be less than asked
+/// for.
 public struct ProcessorStorageCopy: WireMessage, Equatable {
     public var source: UInt64
     public var sourceOffset: UInt64
@@ -204,8 +205,9 @@ public struct ProcessorStorageCopy: WireMessage, Equatable {
     }
 }
 
-/// Reads an open directory from `position` (0: the start; else an entry's `next`). Answered by `StorageDirectoryEntry`s, none at
-/// the end. With `entries` each entry carries a counted node, except "." and "..", whose node is 0.
+/// Reads an open directory from `position` (0: the start; else an entry's `next`). Answered by
+/// `StorageDirectoryEntry`s, none at the end. With `entries` each entry carries a counted node, except "." and "..",
+/// whose node is 0.
 public struct ProcessorStorageReadDirectory: WireMessage, Equatable {
     public var file: UInt64
     public var position: Int64

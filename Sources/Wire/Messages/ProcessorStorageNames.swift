@@ -1,8 +1,8 @@
 // Processors speak to storage components: what makes, links and renames nodes.
 
-/// Makes a node whose type is in `mode`: a directory, a regular file, a FIFO, a socket, a device, or a symbolic link to `target`
-/// (`makeNode`, answered by `StorageEntry`); or makes and opens a regular file with the open(2) `flags` (`create`, answered by
-/// `StorageProcessorCreated`). EEXIST when the name is taken.
+/// Makes a node whose type is in `mode`: a directory, a regular file, a FIFO, a socket, a device, or a symbolic link to
+/// `target` (`makeNode`, answered by `StorageEntry`); or makes and opens a regular file with the open(2) `flags`
+/// (`create`, answered by `StorageProcessorCreated`). EEXIST when the name is taken.
 public struct ProcessorStorageMake: WireMessage, @unchecked Sendable {
     public var parent: UInt64
     public var mode: UInt32
@@ -136,8 +136,8 @@ public struct StorageProcessorRenamed: WireMessage, Equatable {
     }
 }
 
-/// An extended attribute of a node (xattr(7)): `getExtended` (answered by the value's bytes), `setExtended` (with `value` and the
-/// flags of setxattr(2)), `removeExtended`.
+/// An extended attribute of a node (xattr(7)): `getExtended` (answered by the value's bytes), `setExtended` (with
+/// `value` and the flags of setxattr(2)), `removeExtended`.
 public struct ProcessorStorageExtended: WireMessage, @unchecked Sendable {
     public var node: UInt64
     public var flags: UInt32
