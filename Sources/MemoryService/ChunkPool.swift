@@ -5,16 +5,16 @@ import Wire
 
 /// The pool's memory together with who owns it. All calls are safe on any thread.
 ///
-/// Lock order: `zeroing` before `allocator`. `zeroing` is held while one run is zeroed (at most `runChunks_max` chunks,
-/// about 0.5 ms), `allocator` never while memory is touched.
+/// Lock order: `scrubbing` before `allocator`. `scrubbing` is held by the scrubber while it zeroes one run (at most
+/// `runChunks_max` chunks, about 0.5 ms), `allocator` never while memory is touched. A run that is being zeroed belongs to
+/// whoever took it.
 final class ChunkPool: Sendable {
-    /// Chunks zeroed under one hold of `zeroing`: long runs are cheaper per chunk to give back, short ones make nobody
-    /// wait.
+    /// Chunks zeroed at a time: long runs are cheaper per chunk to give back, short ones make nobody wait.
     static let runChunks_max = 16
 
     private let base: UInt
     private let retainedChunks_max: Int
-    private let zeroing = Mutex(())
+    private let scrubbing = Mutex(())
     private let allocator: Mutex<ChunkAllocator>
 
     /// `pool` must stay mapped for this object's life. With `isPresent` all of its memory is there and stays.
@@ -27,7 +27,6 @@ final class ChunkPool: Sendable {
 
     var capacityBytes: UInt64 { allocator.withLock { UInt64($0.chunkCount * RemoteChunk.bytes) } }
     var usedBytes: UInt64 { allocator.withLock { UInt64($0.ownedCount * RemoteChunk.bytes) } }
-    var hasDirty: Bool { allocator.withLock { $0.dirtyCount > 0 } }
 
     /// Gives between 1 and `count` zeroed chunks to `owner`; none when the pool is full, nil when `isWelcome` answers
     /// false, which is asked under the lock that `releaseAll` takes. Zeroes on the spot only when nothing else is left.
@@ -36,8 +35,11 @@ final class ChunkPool: Sendable {
             let chunks: [UInt32]? = allocator.withLock { isWelcome() ? $0.reserve(count, for: owner) : nil }
             guard let chunks else { return nil }
             if !chunks.isEmpty { return chunks }
-            // Free chunks may all be dirty, or be in the hands of the scrubber: its turn ends before this one's begins.
-            if !zeroRun() && !allocator.withLock({ $0.ownedCount < $0.chunkCount }) { return [] }
+            // Free chunks may all be dirty, or be in the hands of the scrubber or of another caller for a moment.
+            if zeroRun(atMost: min(count, Self.runChunks_max)) { continue }
+            if allocator.withLock({ $0.ownedCount == $0.chunkCount }) { return [] }
+            scrubbing.withLock { _ in }
+            sched_yield()
         }
     }
 
@@ -49,21 +51,21 @@ final class ChunkPool: Sendable {
         allocator.withLock { $0.releaseAll(where: matches) }
     }
 
-    /// Zeroes one run of released chunks; false when there is none.
-    func zeroRun() -> Bool {
-        zeroing.withLock { _ in
-            let (run, isKept) = allocator.withLock { allocator -> (Range<Int>?, Bool) in
-                let run = allocator.takeDirty(atMost: Self.runChunks_max)
-                return (run, allocator.warmCount + (run?.count ?? 0) <= retainedChunks_max)
-            }
-            guard let run else { return false }
-            let start = UnsafeMutableRawPointer(bitPattern: base + UInt(run.lowerBound * RemoteChunk.bytes))!
-            let bytes = run.count * RemoteChunk.bytes
-            // Memory that is not a memory file cannot be given back this way; it is overwritten then.
-            let isGivenBack = !isKept && madvise(start, bytes, MADV_REMOVE) == 0
-            if !isGivenBack { memset(start, 0, bytes) }
-            allocator.withLock { $0.putBack(run, warm: !isGivenBack) }
-            return true
+    /// The scrubber's step: zeroes one run of released chunks; false when there is none.
+    func scrub() -> Bool { scrubbing.withLock { _ in zeroRun(atMost: Self.runChunks_max) } }
+
+    private func zeroRun(atMost limit: Int) -> Bool {
+        let (run, isKept) = allocator.withLock { allocator -> (Range<Int>?, Bool) in
+            let run = allocator.takeDirty(atMost: limit)
+            return (run, allocator.warmCount + (run?.count ?? 0) <= retainedChunks_max)
         }
+        guard let run else { return false }
+        let start = UnsafeMutableRawPointer(bitPattern: base + UInt(run.lowerBound * RemoteChunk.bytes))!
+        let bytes = run.count * RemoteChunk.bytes
+        // Memory that is not a memory file cannot be given back this way; it is overwritten then.
+        let isGivenBack = !isKept && madvise(start, bytes, MADV_REMOVE) == 0
+        if !isGivenBack { memset(start, 0, bytes) }
+        allocator.withLock { $0.putBack(run, warm: !isGivenBack) }
+        return true
     }
 }

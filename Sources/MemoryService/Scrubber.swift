@@ -18,7 +18,7 @@ final class Scrubber: Sendable {
     func start() throws(KernelError) {
         let started = try KernelThread(name: "lego-scrub") { [self] in
             while !isStopping.load(ordering: .acquiring) {
-                if !pool.zeroRun() { sleep() }
+                if !pool.scrub() { sleep() }
                 work.drain()
             }
         }

@@ -38,7 +38,7 @@ import Wire
         let chunks = try #require(pool.reserve(32, for: owner, isWelcome: { true }))
         memset(memory.base, 0xA5, memory.count)
         #expect(pool.release(chunks, of: owner) == .released)
-        while pool.zeroRun() {}
+        while pool.scrub() {}
         var status = stat()
         fstat(memory.descriptor, &status)
         #expect(status.st_blocks * 512 <= 4 * RemoteChunk.bytes)

@@ -1,8 +1,9 @@
 import Glibc
 import Kernel
 
-/// Sends bytes to the API and reads what comes until the end; no client stands in between.
-func exchange(_ api: String, _ request: String, body: [UInt8] = []) async throws -> String {
+/// Sends bytes to the API and reads what comes until the end; no client stands in between. With `hangsUp` the request's
+/// end is the end of what is sent.
+func exchange(_ api: String, _ request: String, body: [UInt8] = [], hangsUp: Bool = false) async throws -> String {
     try await blocking {
         let port = UInt16(api.split(separator: ":").last ?? "") ?? 0
         let connection = Descriptor(
@@ -29,6 +30,7 @@ func exchange(_ api: String, _ request: String, body: [UInt8] = []) async throws
             if count <= 0 { break }
             sent += count
         }
+        if hangsUp { shutdown(connection.raw, Int32(SHUT_WR)) }
         var answer: [UInt8] = []
         var buffer = [UInt8](repeating: 0, count: 65536)
         while true {
