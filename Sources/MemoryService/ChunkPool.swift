@@ -6,8 +6,8 @@ import Wire
 /// The pool's memory together with who owns it. All calls are safe on any thread.
 ///
 /// Lock order: `scrubbing` before `allocator`. `scrubbing` is held by the scrubber while it zeroes one run (at most
-/// `runChunks_max` chunks, about 0.5 ms), `allocator` never while memory is touched. A run that is being zeroed belongs to
-/// whoever took it.
+/// `runChunks_max` chunks, about 0.5 ms), `allocator` never while memory is touched. A run that is being zeroed belongs
+/// to whoever took it.
 final class ChunkPool: Sendable {
     /// Chunks zeroed at a time: long runs are cheaper per chunk to give back, short ones make nobody wait.
     static let runChunks_max = 16

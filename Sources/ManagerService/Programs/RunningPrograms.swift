@@ -53,7 +53,8 @@ struct RunningPrograms {
         }
     }
 
-    /// Programs whose processor does not live; each is answered once per `again` nanoseconds, until it has been taken out.
+    /// Programs whose processor does not live; each is answered once per `again` nanoseconds, until it has been taken
+    /// out.
     mutating func orphans(now: UInt64, again: UInt64, isAlive: (NodeID) -> Bool) -> [ProgramRecord] {
         var orphans: [ProgramRecord] = []
         for (id, entry) in entries where entry.endAfter <= now && !isAlive(entry.record.processorNode) {
