@@ -230,6 +230,15 @@ public protocol QueuePair: AnyObject, Sendable {
     func disconnect()
     /// False once either side has disconnected or died. Cheap enough for every operation.
     var isConnected: Bool { get }
+    /// After `disconnect`: waits until no access of the peer that had begun before can land any more. False when the
+    /// deadline comes first: the peer has been stopped in the middle of one. For fencing a peer before memory is given
+    /// to another.
+    func awaitQuiet(until deadline: Deadline) -> Bool
+}
+
+extension QueuePair {
+    /// An adapter that has been told to disconnect refuses the peer at once.
+    public func awaitQuiet(until deadline: Deadline) -> Bool { true }
 }
 
 /// A connection request that has arrived and waits for an answer.

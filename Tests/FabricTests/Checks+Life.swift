@@ -38,6 +38,31 @@ extension Checks {
         }
     }
 
+    /// After a disconnection that has been waited for nothing lands any more, although the region stays registered.
+    static func fencing<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 1 << 20) { lab in
+            let (left, right) = (lab.left, lab.right)
+            let didBegin = Atomic<Bool>(false)
+            let writer = try KernelThread(name: "writer") {
+                var seed: Int32 = 1
+                while true {
+                    memset(left.region.base, seed & 255, left.region.count)
+                    seed += 1
+                    guard left.post(.write, [left.element(0, left.region.count)], to: right.remote()),
+                        let completion = try? left.next(), completion.status == .success
+                    else { return }
+                    didBegin.store(true, ordering: .releasing)
+                }
+            }
+            while !didBegin.load(ordering: .acquiring) { sched_yield() }
+            right.pair.disconnect()
+            #expect(right.pair.awaitQuiet(until: .after(labTimeout)))
+            let after = Array(right.bytes)
+            writer.join()
+            #expect(after.elementsEqual(right.bytes))
+        }
+    }
+
     /// A region that has gone stays out of reach when its place in the adapter's table is used again.
     static func staleKeys<Device>(_ bench: Bench<Device>) throws {
         try bench.withLab(bytes: 4096) { lab in

@@ -54,6 +54,9 @@ import Testing
     func deregistration(kind: DeviceKind) throws { try kind.run(Checks.deregistration, Checks.deregistration) }
 
     @Test(arguments: DeviceKind.allCases)
+    func fencing(kind: DeviceKind) throws { try kind.run(Checks.fencing, Checks.fencing) }
+
+    @Test(arguments: DeviceKind.allCases)
     func staleKeys(kind: DeviceKind) throws { try kind.run(Checks.staleKeys, Checks.staleKeys) }
 
     @Test(arguments: DeviceKind.allCases)

@@ -105,6 +105,13 @@ public final class HybridQueuePair: QueuePair {
         }
     }
 
+    public func awaitQuiet(until deadline: Deadline) -> Bool {
+        switch kind {
+        case .soft(let pair): pair.awaitQuiet(until: deadline)
+        case .verbs(let pair): pair.awaitQuiet(until: deadline)
+        }
+    }
+
     public var isConnected: Bool {
         switch kind {
         case .soft(let pair): pair.isConnected

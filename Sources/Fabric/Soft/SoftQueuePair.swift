@@ -89,6 +89,18 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
 
     public func disconnect() { breakConnection() }
 
+    public func awaitQuiet(until deadline: Deadline) -> Bool {
+        switch transport {
+        case .shared(let channel):
+            return channel.awaitPeer { !isPeerGone.load(ordering: .acquiring) && !deadline.hasPassed }
+                || isPeerGone.load(ordering: .acquiring)
+        case .stream(let channel):
+            // The peer's accesses are this device's own, a system call long at most.
+            channel.waitForAccesses()
+            return true
+        }
+    }
+
     // MARK: Life
 
     /// Begins to work: the transport has all that it needs.

@@ -118,6 +118,16 @@ final class SharedChannel: @unchecked Sendable {
         Self.waitForChange(theirs.word32(PairPage.Word.activity), while: isPeerAlive)
     }
 
+    /// Waits, while `condition` holds, for the peer's access that is under way; answers whether it has ended. One that
+    /// begins later finds this side closed.
+    func awaitPeer(while condition: () -> Bool) -> Bool {
+        let word = theirs.word32(PairPage.Word.activity)
+        lego_atomic_fence()
+        let start = lego_atomic_load_u32(word)
+        Self.waitForChange(word, while: condition)
+        return start & 1 == 0 || lego_atomic_load_u32(word) != start
+    }
+
     static func waitForChange(_ word: UnsafeMutablePointer<UInt32>, while condition: () -> Bool) {
         let start = lego_atomic_load_u32(word)
         if start & 1 == 0 { return }

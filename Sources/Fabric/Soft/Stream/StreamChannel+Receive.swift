@@ -57,7 +57,7 @@ extension StreamChannel {
                 let count = recv(socket.raw, piece.iov_base, piece.iov_len, Int32(MSG_DONTWAIT))
                 return count < 0 ? -Int(errno) : count == 0 ? -Int(EPIPE) : count
             }
-            if result == .min { return refuseSink(pair) ? -Int(EINTR) : -Int(EPROTO) }
+            if result == .min { return !pair.isBroken && refuseSink(pair) ? -Int(EINTR) : -Int(EPROTO) }
             if result > 0 { sinkOffset &+= result }
             return result
         }
@@ -134,7 +134,7 @@ extension StreamChannel {
             return beginRead() ? .begun : .failed
         case .fetchAdd, .compareSwap:
             nextSequence &+= 1
-            return atomic() ? .begun : .failed
+            return atomic(pair) ? .begun : .failed
         case .acknowledge: return acknowledged(pair) ? .begun : .failed
         case .readPiece, .lastReadPiece: return beginReadPiece(pair) ? .begun : .failed
         case .atomicResult: return atomicResult(pair) ? .begun : .failed
@@ -181,9 +181,10 @@ extension StreamChannel {
         return answer(Answer(frame: head, left: Int(frame.count)))
     }
 
-    private func atomic() -> Bool {
+    private func atomic(_ pair: SoftQueuePair) -> Bool {
         let former = whileActive { () -> UInt64? in
-            guard frame.address % 8 == 0, let place = resolve(frame.key, frame.address, 8, .atomic) else { return nil }
+            guard !pair.isBroken, frame.address % 8 == 0, let place = resolve(frame.key, frame.address, 8, .atomic)
+            else { return nil }
             let word = place.assumingMemoryBound(to: UInt64.self)
             if frame.kind == .fetchAdd { return lego_atomic_add_u64(word, frame.operand) }
             var expected = frame.operand
@@ -215,6 +216,8 @@ extension StreamChannel {
     /// The next contiguous piece of the current frame's place. Nil when its memory is not, or no longer, registered.
     /// Inside the activity window.
     private func sinkPiece(_ pair: SoftQueuePair) -> iovec? {
+        // A disconnection waits for one window: the next one must find out.
+        if pair.isBroken { return nil }
         var elements: UnsafeMutablePointer<ScatterElement>
         var count: Int
         var start = sinkOffset
@@ -259,7 +262,7 @@ extension StreamChannel {
                 return count
             }
             if moved < 0 {
-                if !refuseSink(pair) { return false }
+                if pair.isBroken || !refuseSink(pair) { return false }
                 continue
             }
             inStart &+= moved
