@@ -7,8 +7,8 @@ import RackConfiguration
 import Synchronization
 import Wire
 
-/// A component that joins a manager: its node, its membership, and the order in which they start and stop. A daemon makes one,
-/// makes its service with `node`, and runs it.
+/// A component that joins a manager: its node, its membership, and the order in which they start and stop. A daemon
+/// makes one, makes its service with `node`, and runs it.
 public final class ComponentFrame: Sendable {
     public let node: RackNode
     public let context: DaemonContext
@@ -53,9 +53,9 @@ public final class ComponentFrame: Sendable {
     /// Longest message between the manager and a processor, in bytes: a program's arguments and environment must fit.
     public static let submissionBytes_max = 256 << 10
 
-    /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager is told.
-    /// At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed. A component that is not
-    /// ready when it is registered reports its readiness itself.
+    /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager
+    /// is told. At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed. A
+    /// component that is not ready when it is registered reports its readiness itself.
     public func run(
         announcesReadiness: Bool = true,
         peerLost: @escaping @Sendable (LitePeer) -> Void = { _ in },

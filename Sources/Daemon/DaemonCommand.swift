@@ -7,13 +7,13 @@ import Wire
 
 /// A daemon that runs: what its frame needs of it at the end.
 public protocol RunningDaemon: AnyObject, Sendable {
-    /// Ends everything that the daemon started and gives its resources back. Called once, on the main thread; a daemon that is
-    /// not through after `DaemonMain.stopLimit` is ended.
+    /// Ends everything that the daemon started and gives its resources back. Called once, on the main thread; a daemon
+    /// that is not through after `DaemonMain.stopLimit` is ended.
     func stop()
 }
 
-/// The executable of a component. Conform and mark it `@main`: arguments, configuration, logging, signals and readiness are the
-/// frame's.
+/// The executable of a component. Conform and mark it `@main`: arguments, configuration, logging, signals and readiness
+/// are the frame's.
 public protocol DaemonCommand: ParsableCommand {
     static var component: ComponentKind { get }
     static var schema: ConfigurationSchema { get }
@@ -39,8 +39,8 @@ public enum DaemonMain {
     /// How long a clean stop may take.
     public static let stopLimit = Duration.seconds(4)
 
-    /// Runs a daemon until a signal ends it; answers the exit status: 0 after a clean stop, 1 after a failure, 64 for a wrong
-    /// command line.
+    /// Runs a daemon until a signal ends it; answers the exit status: 0 after a clean stop, 1 after a failure, 64 for a
+    /// wrong command line.
     static func run<Command: DaemonCommand>(_ type: Command.Type, arguments: [String]? = nil) -> Int32 {
         // A peer that goes away is an error of the call, never the end of the daemon.
         signal(SIGPIPE, SIG_IGN)

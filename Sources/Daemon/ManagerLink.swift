@@ -7,8 +7,8 @@ import Logging
 import Synchronization
 import Wire
 
-/// What a component tells the manager about itself, and what it wants to hear. The closures run on the link's thread; they must
-/// not wait.
+/// What a component tells the manager about itself, and what it wants to hear. The closures run on the link's thread;
+/// they must not wait.
 public struct ComponentHooks: Sendable {
     /// What the component offers, in bytes.
     public var capacityBytes: UInt64 = 0
@@ -26,8 +26,8 @@ public struct ComponentHooks: Sendable {
     public init() {}
 }
 
-/// The component's membership in the rack: registers it, renews its lease, registers it anew when the manager restarted or had
-/// given it up, and follows the membership. While the manager is away the component goes on working.
+/// The component's membership in the rack: registers it, renews its lease, registers it anew when the manager restarted
+/// or had given it up, and follows the membership. While the manager is away the component goes on working.
 ///
 /// Lock order: `state` is a leaf; nothing is called while it is held.
 public final class ManagerLink: Sendable {
@@ -114,9 +114,9 @@ public final class ManagerLink: Sendable {
         }
     }
 
-    /// Calls the manager. While it is away, waits for its return until the deadline; a call that failed because the manager
-    /// went away, or did not know this component any more, is repeated then: for idempotent functions only. Any thread but the
-    /// link's own.
+    /// Calls the manager. While it is away, waits for its return until the deadline; a call that failed because the
+    /// manager went away, or did not know this component any more, is repeated then: for idempotent functions only. Any
+    /// thread but the link's own.
     public func call<Request: WireMessage, Response: WireMessage>(
         _ function: FunctionID, _ request: Request, answer: Response.Type = Response.self, until deadline: Deadline
     ) -> (status: Status, response: Response?) {

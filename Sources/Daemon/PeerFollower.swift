@@ -75,8 +75,8 @@ public final class PeerFollower: Sendable {
     /// The name of the component that is followed; nil until the rack has one.
     public var name: String? { state.withLock { $0.chosenName } }
 
-    /// For `ComponentHooks.membershipChanged`. Takes the first component by name, and later only that name in its next life:
-    /// another component has other contents.
+    /// For `ComponentHooks.membershipChanged`. Takes the first component by name, and later only that name in its next
+    /// life: another component has other contents.
     public func membershipChanged(_ members: [RackMember]) {
         let living = members.filter { $0.kind == kind && $0.health != .lost }.sorted { $0.name < $1.name }
         state.withLock { state in

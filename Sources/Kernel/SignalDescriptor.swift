@@ -1,6 +1,7 @@
 import CLinux
 
-/// signalfd(2): signals as something to poll for. Make it before the first thread, so that no thread takes the signals itself.
+/// signalfd(2): signals as something to poll for. Make it before the first thread, so that no thread takes the signals
+/// itself.
 public struct SignalDescriptor: ~Copyable, Sendable {
     private let descriptor: Descriptor
 

@@ -15,8 +15,8 @@ public struct ConnectError: Error, Equatable, CustomStringConvertible {
 
 /// TCP connections of the control plane.
 public enum StreamSocket {
-    /// Connects to the first address of `host` that answers. The socket is non-blocking and close-on-exec; small writes are sent
-    /// at once. Blocks until the deadline; a name that the resolver does not know may take its own time.
+    /// Connects to the first address of `host` that answers. The socket is non-blocking and close-on-exec; small writes
+    /// are sent at once. Blocks until the deadline; a name that the resolver does not know may take its own time.
     public static func connect(host: String, port: UInt16, until deadline: Deadline) throws(ConnectError) -> Descriptor
     {
         var hints = addrinfo()

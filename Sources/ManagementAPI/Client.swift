@@ -22,7 +22,8 @@ public enum ManagementError: Error, Equatable, CustomStringConvertible {
     }
 }
 
-/// The manager's HTTP API as functions. Each call makes a connection of its own and blocks its thread; any thread may call.
+/// The manager's HTTP API as functions. Each call makes a connection of its own and blocks its thread; any thread may
+/// call.
 public struct ManagementClient: Sendable {
     private let exchange: HTTPExchange
 

@@ -1,8 +1,8 @@
 import Glibc
 import Kernel
 
-/// One HTTP/1.1 exchange over a connection of its own (RFC 9112). It speaks to the manager only, on loopback: no TLS, no
-/// redirects, no proxies. A client without a framework starts in a few milliseconds.
+/// One HTTP/1.1 exchange over a connection of its own (RFC 9112). It speaks to the manager only, on loopback: no TLS,
+/// no redirects, no proxies. A client without a framework starts in a few milliseconds.
 struct HTTPExchange {
     struct Response: Equatable {
         var status: Int

@@ -11,8 +11,8 @@ public protocol ConfigurationKeyDescription: Sendable {
     func accepts(_ setting: Setting) -> Bool
 }
 
-/// One key of a configuration: its name, type, range, default and explanation, in one place. Reading, checking and the commented
-/// default files all come from it.
+/// One key of a configuration: its name, type, range, default and explanation, in one place. Reading, checking and the
+/// commented default files all come from it.
 public struct ConfigurationKey<Value: Sendable>: ConfigurationKeyDescription {
     public let path: String
     public let comment: String

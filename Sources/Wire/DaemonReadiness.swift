@@ -1,13 +1,13 @@
-/// What a daemon writes to the descriptor of `--ready-fd`, as one line: how `legoctl` learns, without polling, that a component
-/// is up, under which name and where, or why it is not.
+/// What a daemon writes to the descriptor of `--ready-fd`, as one line: how `legoctl` learns, without polling, that a
+/// component is up, under which name and where, or why it is not.
 public enum DaemonReadiness: Equatable, Sendable {
     /// `liteAddress` is where peers connect; `apiAddress` is the manager's HTTP address, empty for the others.
     case ready(name: String, liteAddress: String, apiAddress: String)
     /// The start failed: one line for the operator.
     case failed(reason: String)
 
-    /// The answer that makes a component stay. While its starter has not sent it, the end of the connection ends the component:
-    /// a starter that is killed half-way leaves nothing behind.
+    /// The answer that makes a component stay. While its starter has not sent it, the end of the connection ends the
+    /// component: a starter that is killed half-way leaves nothing behind.
     public static let keep = UInt8(ascii: "k")
     /// Longest line in bytes, line feed included.
     public static let bytes_max = 4096

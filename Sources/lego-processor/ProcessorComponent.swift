@@ -9,12 +9,13 @@ import RackConfiguration
 import StorageMount
 import Wire
 
-/// The parts of a processor component and how they hold on to each other: the node, the mount of the storage component's tree,
-/// the programs, and the membership that tells them of each other's ends.
+/// The parts of a processor component and how they hold on to each other: the node, the mount of the storage
+/// component's tree, the programs, and the membership that tells them of each other's ends.
 final class ProcessorComponent: Sendable {
     /// Requests to the storage component that are under way at a time.
     private static let mountThreads = 4
-    /// Part of the pool for the programs' transfers, some 3 MiB each while it runs. Memory is taken only where it is used.
+    /// Part of the pool for the programs' transfers, some 3 MiB each while it runs. Memory is taken only where it is
+    /// used.
     private static let programPool_bytes = 1 << 30
     private static let placeLimit = Duration.seconds(10)
     /// How long the start of a program waits for a storage component that is away.

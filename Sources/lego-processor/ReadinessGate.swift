@@ -2,7 +2,8 @@ import StorageMount
 import Synchronization
 import Wire
 
-/// Tells when a processor can run programs: it is registered, and connected to the storage component if the rack has one.
+/// Tells when a processor can run programs: it is registered, and connected to the storage component if the rack has
+/// one.
 ///
 /// Lock order: `state` is a leaf.
 final class ReadinessGate: Sendable {

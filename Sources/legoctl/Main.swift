@@ -92,7 +92,8 @@ extension ManagementError {
 
 /// The three standard descriptors.
 enum StandardStreams {
-    /// Opens those that the caller left closed, so that no other file takes their numbers: input at its end, outputs discarded.
+    /// Opens those that the caller left closed, so that no other file takes their numbers: input at its end, outputs
+    /// discarded.
     static func openMissing() {
         for number in Int32(0)...2 where fcntl(number, F_GETFD) < 0 {
             // The lowest free number is taken: this one, since all below are open.

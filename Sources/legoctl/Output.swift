@@ -35,8 +35,8 @@ enum Output {
         write(String(decoding: try encoder.encode(value), as: UTF8.self) + "\n")
     }
 
-    /// Columns as wide as their widest entry; the last one is not padded. Control characters become `?`, so that a program's
-    /// name cannot command the terminal.
+    /// Columns as wide as their widest entry; the last one is not padded. Control characters become `?`, so that a
+    /// program's name cannot command the terminal.
     static func table(_ rows: [[String]]) {
         let rows = rows.map { $0.map(printable) }
         var widths: [Int] = []

@@ -5,8 +5,8 @@ import Synchronization
 import Testing
 import Wire
 
-/// `legoctl run` and its relatives behave like the program: streams, signals and the end. Real processes and sockets; manager and
-/// processor are the test's.
+/// `legoctl run` and its relatives behave like the program: streams, signals and the end. Real processes and sockets;
+/// manager and processor are the test's.
 @Suite(.serialized)
 struct RunTests {
     private func withRack(

@@ -62,8 +62,8 @@ struct RunCommand: ParsableCommand {
         }
     }
 
-    /// Submits. The caller's own directory need not exist in the rack's tree, or be open to the program's user: the program then
-    /// starts in / and the caller is told. A directory that was asked for must be there.
+    /// Submits. The caller's own directory need not exist in the rack's tree, or be open to the program's user: the
+    /// program then starts in / and the caller is told. A directory that was asked for must be there.
     private func submit(_ request: SubmitRequest, to client: ManagementClient) throws -> Submitted {
         do {
             return try client.submit(request)

@@ -5,8 +5,8 @@ import Wire
 
 /// A daemon that this command starts: its process, its log, and the socket over which it says that it is ready.
 ///
-/// The daemon belongs to this command until `keep`: when the command ends before, however it ends, the socket closes and the
-/// daemon stops by itself.
+/// The daemon belongs to this command until `keep`: when the command ends before, however it ends, the socket closes
+/// and the daemon stops by itself.
 final class DaemonProcess {
     let name: String
     let executable: String

@@ -96,7 +96,8 @@ enum Files {
     }
 }
 
-/// Keeps two commands from working on one rack at a time: `<state>/rack.lock`. The kernel releases it however a command ends.
+/// Keeps two commands from working on one rack at a time: `<state>/rack.lock`. The kernel releases it however a command
+/// ends.
 struct RackLock: ~Copyable {
     private let file: Descriptor
 

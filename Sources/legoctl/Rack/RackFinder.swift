@@ -16,8 +16,8 @@ struct RackOptions: ParsableArguments {
     func client() throws -> ManagementClient { try ManagementClient(address: RackFinder.address(option: rack)) }
 }
 
-/// Racks that were started on this machine, so that the commands of the users who started them find them: one file per user and
-/// one per address below /run/lego, which a reboot empties.
+/// Racks that were started on this machine, so that the commands of the users who started them find them: one file per
+/// user and one per address below /run/lego, which a reboot empties.
 enum RackFinder {
     struct Entry: Codable, Equatable {
         var address: String
@@ -51,7 +51,8 @@ enum RackFinder {
             "no rack is known to this user; start one with 'sudo legoctl rack up', or name one with --rack HOST:PORT")
     }
 
-    /// The state directory of a rack of this machine: named, or that of the rack that the commands are for, or the default.
+    /// The state directory of a rack of this machine: named, or that of the rack that the commands are for, or the
+    /// default.
     static func stateDirectory(option: String?, rack: String?) throws(CommandFailure) -> String? {
         if let option { return Files.absolute(option) }
         if let address = rack ?? leadingOption.withLock({ $0 }) ?? environment("LEGO_RACK"), !address.isEmpty {

@@ -23,8 +23,8 @@ struct RackStarter {
             try launch(plan.processors.map { Self.adding(manager, to: $0) }, until: deadline)
             let status = try checkHealth(at: addresses.api)
             let record = try record(addresses)
-            // All bookkeeping first: a command that is killed before it lets the daemons go takes them along, and what it wrote
-            // names processes that have ended.
+            // All bookkeeping first: a command that is killed before it lets the daemons go takes them along, and what
+            // it wrote names processes that have ended.
             try record.save()
             try RackFinder.remember(.init(address: record.address, stateDirectory: plan.stateDirectory))
             for daemon in started { daemon.process.keep() }

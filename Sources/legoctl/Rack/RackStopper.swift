@@ -7,8 +7,8 @@ struct RackStopper {
     /// How long daemons may take to stop cleanly.
     static let limit = Duration.seconds(5)
 
-    /// Stops every daemon that still runs, and waits for the guardians of their programs. Answers how many daemons ran, and the
-    /// names of those that had to be killed.
+    /// Stops every daemon that still runs, and waits for the guardians of their programs. Answers how many daemons ran,
+    /// and the names of those that had to be killed.
     static func stop(_ record: RackRecord, within limit: Duration = limit) -> (stopped: Int, killed: [String]) {
         let alive = record.bootID == Host.bootID ? record.components : []
         var targets = alive.compactMap { component in

@@ -35,7 +35,8 @@ enum ProgramEnd: Equatable {
         }
     }
 
-    /// Ends this process as the program ended: with its exit status, or by the same signal. Says why when the rack ended it.
+    /// Ends this process as the program ended: with its exit status, or by the same signal. Says why when the rack
+    /// ended it.
     func leave(program id: UInt64, name: String) -> Never {
         let title = "program \(id) (\(Output.printable(name)))"
         switch self {

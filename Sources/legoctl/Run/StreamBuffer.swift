@@ -63,8 +63,8 @@ struct OutputSink: ~Copyable {
     private var pending = StreamBuffer(capacity: 64 << 10)
     private(set) var isClosed = false
 
-    /// The pipe or terminal behind the number is opened once more where possible: non-blocking mode belongs to the open file,
-    /// which other processes share.
+    /// The pipe or terminal behind the number is opened once more where possible: non-blocking mode belongs to the open
+    /// file, which other processes share.
     init(_ number: Int32) {
         var status = stat()
         let kind = fstat(number, &status) == 0 ? status.st_mode & S_IFMT : 0
@@ -90,8 +90,9 @@ struct OutputSink: ~Copyable {
         pollfd(fd: isClosed ? -1 : descriptor, events: pending.isEmpty ? 0 : Int16(POLLOUT), revents: 0)
     }
 
-    /// Writes, and keeps what does not go out at once. Call only while nothing is pending. Answers how much was taken: all, unless
-    /// `bytes` is larger than a frame. With the cautious portion, only after a poll said that there is room.
+    /// Writes, and keeps what does not go out at once. Call only while nothing is pending. Answers how much was taken:
+    /// all, unless `bytes` is larger than a frame. With the cautious portion, only after a poll said that there is
+    /// room.
     mutating func write(_ bytes: UnsafeRawBufferPointer) -> Int {
         if isClosed { return bytes.count }
         let written = put(bytes)

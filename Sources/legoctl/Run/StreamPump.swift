@@ -3,8 +3,8 @@ import Glibc
 import Kernel
 import Wire
 
-/// Carries a program's standard streams and the user's signals over an attach connection until the program has ended. One
-/// thread, one poll loop: every buffer is bounded, and who cannot take bytes holds up only those who make them.
+/// Carries a program's standard streams and the user's signals over an attach connection until the program has ended.
+/// One thread, one poll loop: every buffer is bounded, and who cannot take bytes holds up only those who make them.
 struct StreamPump: ~Copyable {
     enum Outcome: Equatable {
         case ended(AttachExit)
@@ -35,8 +35,8 @@ struct StreamPump: ~Copyable {
     private var toldErrorsClosed = false
     private var end: AttachExit?
 
-    /// `input` nil: the program gets no input. `signals` are taken from the process and sent to the program; those that the
-    /// process ignores stay ignored.
+    /// `input` nil: the program gets no input. `signals` are taken from the process and sent to the program; those that
+    /// the process ignores stay ignored.
     init(_ connection: consuming AttachConnection, input: Int32?, signals: [Int32]) throws(KernelError) {
         let forwarded = signals.filter { lego_signal_is_ignored($0) == 0 }
         self.signals = forwarded.isEmpty ? nil : try SignalDescriptor(forwarded)
