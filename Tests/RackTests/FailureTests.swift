@@ -89,7 +89,7 @@ struct FailureTests {
                 running.closeStandardInput()
                 let result = running.finish(until: .after(.seconds(60)))
                 #expect(result.status == 0, "\(result.errors)")
-                let isRecorded = try rack.eventually { try rack.programs().first?.state == .exited }
+                let isRecorded = try rack.eventually { try rack.programs().max { $0.id < $1.id }?.state == .exited }
                 #expect(isRecorded, "the restarted manager does not record the end")
             }
             #expect(try rack.run([], ["/bin/echo", "again"]).text == "again\n")
@@ -126,7 +126,7 @@ struct FailureTests {
             #expect(result.status != 0)
             #expect(!result.timedOut)
             #expect(result.errors.contains("memory"), "\(result.errors)")
-            let program = try #require(try rack.programs().first)
+            let program = try #require(try rack.programs().max { $0.id < $1.id })
             #expect(program.state != .running)
             #expect(program.reason?.isEmpty == false)
             #expect(try rack.run([], ["/bin/echo", "room again"]).text == "room again\n")

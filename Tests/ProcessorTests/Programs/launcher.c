@@ -77,6 +77,10 @@ int main(int count, char **arguments) {
   if (count < 3) return 125;
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   setsid();
+  // A test runner's threads block signals; neither the deadline below nor the program may inherit that.
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
   if (unshare(CLONE_NEWPID)) die("unshare");
   init_process = fork();
   if (init_process < 0) die("fork");
