@@ -112,6 +112,8 @@ static struct failure try(const struct start *start, const char *path) {
   struct failure failure = {.stage = LEGO_SANDBOX_STAGE_EXECUTE, .error = errno, .subject = path};
   struct stat status;
   if (failure.error == EACCES && stat(path, &status) == 0 && S_ISDIR(status.st_mode)) failure.error = EISDIR;
+  if (failure.error == EACCES && stat(path, &status) < 0 && strcmp(path, start->arguments[0]) != 0)
+    failure.error = ENOENT; // a directory of PATH that this user may not search holds nothing for it, as shells see it
   if (failure.error == ENOENT && stat(path, &status) == 0) failure.stage = LEGO_SANDBOX_STAGE_INTERPRETER;
   return failure;
 }
