@@ -129,7 +129,7 @@ final class CaptureRack: Sendable {
 
     private var remoteLogger: Logger {
         var logger = Logger(label: "processor0")
-        logger.logLevel = .warning
+        logger.logLevel = getenv("LEGO_TEST_DEBUG") == nil ? .warning : .debug
         return logger
     }
 

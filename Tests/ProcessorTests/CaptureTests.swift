@@ -53,7 +53,7 @@ struct CaptureTests {
             let launcher = try compile("launcher", directory)
             let program = try compile("dma", directory)
             let rack = try CaptureRack()
-            expectOK(try rack.run([program, "\(directory)/dma"], limitBytes: Self.limit, launcher: launcher))
+            expectOK(try rack.run([program, "\(directory)/data"], limitBytes: Self.limit, launcher: launcher))
         }
     }
 

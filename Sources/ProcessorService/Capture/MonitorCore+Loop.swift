@@ -195,5 +195,13 @@ extension MonitorCore {
         store.releaseAll()
         counters.setResident(0)
         cache.leave(share)
+        logger.debug(
+            "monitor ended",
+            metadata: [
+                "program": "\(program)", "trappedCalls": "\(counters.trappedCalls.load(ordering: .relaxed))",
+                "injections": "\(counters.injections.load(ordering: .relaxed))",
+                "forks": "\(counters.forks.load(ordering: .relaxed))",
+                "colocations": "\(counters.colocations.load(ordering: .relaxed))",
+            ])
     }
 }

@@ -21,6 +21,8 @@ final class AddressSpace {
     var regions = RegionTable()
     var queue = EvictionQueue()
     var streams = StreamDetector()
+    /// First writes to pages that were mapped write-protected.
+    var writes = StreamDetector()
     /// Pages in local memory.
     var resident = 0
     /// nil in a forked child that has made no trapped call yet, and after the agent was killed.

@@ -91,16 +91,52 @@ extension MonitorCore {
         }
     }
 
-    /// The first write to a page that is mapped write-protected.
+    /// The first write to a page that is mapped write-protected. A stream of them makes the pages ahead writable too.
     private func serveFirstWrite(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
     ) {
-        let address = Page.address(page)
-        let result = lego_uffd_write_protect(space.userfault.raw, address, Page.bytes, 0)
+        var first = page
+        var firstEntry = entry
+        var count = 1
+        let prediction = space.writes.predict(page)
+        if prediction.window > 1 && entry.pointee.isResident {
+            if prediction.isDown {
+                let room = min(prediction.window, Int(page & 511) + 1)
+                while count < room, firstEntry[-1].isResident, !firstEntry[-1].isDirty {
+                    firstEntry -= 1
+                    count += 1
+                }
+                first = page - UInt64(count - 1)
+            } else {
+                let room = min(prediction.window, 512 - Int(page & 511))
+                while count < room, entry[count].isResident, !entry[count].isDirty { count += 1 }
+            }
+            space.writes.expect(prediction.isDown ? first &- 1 : first + UInt64(count), prediction)
+        } else {
+            space.writes.restart(page)
+        }
+        let address = Page.address(first)
+        var result = lego_uffd_write_protect(space.userfault.raw, address, UInt64(count) * Page.bytes, 0)
+        if result < 0 && result != -EAGAIN && count > 1 {
+            // The window crosses into another area.
+            (firstEntry, count) = (entry, 1)
+            result = lego_uffd_write_protect(space.userfault.raw, Page.address(page), Page.bytes, 0)
+        }
         if result == -EAGAIN { return space.deferred.append(message) }
         if result == -ESRCH { return removeSpace(space) }
-        if entry.pointee.isResident { entry.pointee.set(PageEntry.dirty) }
-        if result < 0 { lego_uffd_wake(space.userfault.raw, address, Page.bytes) }
+        for index in 0..<count where firstEntry[index].isResident { firstEntry[index].set(PageEntry.dirty) }
+        if result < 0 { lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes) }
+    }
+
+    /// Whether pages that a read brings are about to be written: a stream of first writes goes on there.
+    private func writesFollow(
+        _ space: AddressSpace, _ prediction: StreamDetector.Prediction, _ first: UInt64, _ count: Int
+    ) -> Bool {
+        let (start, next) = prediction.isDown ? (first + UInt64(count) - 1, first &- 1) : (first, first + UInt64(count))
+        if prediction.window <= 1 || !space.writes.expects(start, isDown: prediction.isDown) { return false }
+        let taken = space.writes.predict(start)
+        space.writes.expect(next, taken)
+        return true
     }
 
     /// A fault on a page that should be there. Either another thread's fault has brought it meanwhile, or the kernel dropped it
@@ -150,7 +186,8 @@ extension MonitorCore {
         if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
         if !store.read(firstEntry, count: count) { return checkStore() }
-        copyIn(space, first, count, store.readBuffer, message, writable: message.is_write != 0)
+        let writable = message.is_write != 0 || writesFollow(space, prediction, first, count)
+        copyIn(space, first, count, store.readBuffer, message, writable: writable)
     }
 
     /// Says where a stream's next fault will be: beyond what is brought now and what is there already.

@@ -57,6 +57,12 @@ struct StreamDetector: ~Copyable {
         return Prediction(window: 1 << Int(exponent), isDown: found >> 40 & 1 != 0)
     }
 
+    /// Whether a stream of this direction is expected to go on at `page`; leaves it as it is.
+    func expects(_ page: UInt64, isDown: Bool) -> Bool {
+        let found = streams[Self.hash(page, Self.streamBits)]
+        return found & Self.pageMask == page && (found >> 40 & 1 != 0) == isDown
+    }
+
     /// Records that the stream's next fault is expected at `page`.
     mutating func expect(_ page: UInt64, _ prediction: Prediction) {
         let exponent = UInt64(prediction.window.trailingZeroBitCount)

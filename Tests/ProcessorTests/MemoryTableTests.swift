@@ -1,0 +1,215 @@
+import Testing
+
+@testable import ProcessorService
+
+/// The tables of the memory engine against plain models of them.
+@Suite struct MemoryTableTests {
+    @Test func aPageTableFindsWhatWasEntered() {
+        var table = PageTable()
+        #expect(table.find(5) == nil)
+        let pages: [UInt64] = [0, 5, 511, 512, 1 << 18, 1 << 27, Page.count_max - 1]
+        for page in pages { table.entry(page).pointee = PageEntry(bits: PageEntry.resident | page << 32) }
+        for page in pages { #expect(table.find(page)?.pointee.bits == PageEntry.resident | page << 32) }
+        var seen: [UInt64] = []
+        table.forEach(in: 1..<Page.count_max) { page, _ in seen.append(page) }
+        #expect(seen == Array(pages.dropFirst()))
+    }
+
+    @Test func removalTakesExactlyTheRange() {
+        var table = PageTable()
+        for page in UInt64(400)..<2200 { table.entry(page).pointee.set(PageEntry.resident) }
+        var removed = 0
+        table.removeAll(in: 500..<2100) { _, _ in removed += 1 }
+        #expect(removed == 1600)
+        for page in UInt64(400)..<2200 {
+            #expect(table.find(page)?.pointee.isResident ?? false == (page < 500 || page >= 2100))
+        }
+    }
+
+    @Test func anEntryKeepsItsPlaceAndItsFlags() {
+        var entry = PageEntry()
+        #expect(entry.isUntouched)
+        entry.set(PageEntry.resident | PageEntry.dirty)
+        entry.store(chunk: .max - 1, slot: 15)
+        #expect(entry.isResident && entry.isDirty && entry.isStored && !entry.isRemote)
+        #expect(entry.chunk == .max - 1 && entry.slot == 15)
+        entry.clear(PageEntry.resident)
+        #expect(entry.isRemote)
+        entry.forgetStored()
+        #expect(entry.bits == PageEntry.dirty)
+    }
+
+    @Test func pageRangesNeitherWrapNorLeaveTheUserHalf() {
+        #expect(Page.range(4096, 1) == 1..<2)
+        #expect(Page.range(0, 8192) == 0..<2)
+        #expect(Page.range(.max - 100, 4096).isEmpty)
+        #expect(Page.range(1 << 50, 4096).isEmpty)
+        #expect(Page.range(0, 0).isEmpty)
+    }
+
+    @Test func regionsAreCutAndMergedLikeAListOfPages() {
+        let file = MappedFile.forTests()
+        var table = RegionTable()
+        var model: [UInt64: UInt64?] = [:]  // page -> file offset, nil: zeros
+        var random = SystemRandomNumberGenerator()
+        for _ in 0..<2000 {
+            let start = UInt64.random(in: 0..<200, using: &random)
+            let pages = start..<start + UInt64.random(in: 0..<40, using: &random)
+            switch Int.random(in: 0..<3, using: &random) {
+            case 0:
+                table.insert(Region(pages: pages))
+                for page in pages { model[page] = .some(nil) }
+            case 1:
+                table.insert(Region(pages: pages, file: file, fileOffset: start * 4096))
+                for page in pages { model[page] = page * 4096 }
+            default:
+                table.remove(pages)
+                for page in pages { model[page] = nil }
+            }
+            for page in UInt64(0)..<240 {
+                let region = table.index(of: page).map { table.regions[$0] }
+                let offset = region?.file.map { _ in region!.fileOffset + (page - region!.pages.lowerBound) * 4096 }
+                #expect((region != nil) == (model[page] != nil))
+                #expect(offset == model[page] ?? nil)
+            }
+        }
+        // Everything that continues was merged.
+        for (left, right) in zip(table.regions, table.regions.dropFirst()) { #expect(!left.continues(in: right)) }
+    }
+
+    @Test func theQueueIsFirstInFirstOutAndForgetsWhatHasGone() {
+        var table = PageTable()
+        var queue = EvictionQueue()
+        for page in UInt64(0)..<1024 {
+            if page % 4 == 0 { table.entry(page).pointee.set(PageEntry.resident) }
+            queue.push(page, stamp: page / 64, table: &table)
+        }
+        table.entry(5000).pointee.set(PageEntry.resident)
+        // Full: what is not resident is thrown out instead of growing.
+        queue.push(5000, stamp: 16, table: &table)
+        #expect(queue.count == 257)
+        #expect(queue.age(now: 16) == 16)
+        var popped: [UInt64] = []
+        while let page = queue.pop() { popped.append(page) }
+        #expect(popped == Array(stride(from: UInt64(0), to: 1024, by: 4)) + [5000])
+        #expect(table.entry(4).pointee.bits == PageEntry.resident)
+    }
+
+    @Test func theQueueGrowsWhenAllIsLive() {
+        var table = PageTable()
+        var queue = EvictionQueue()
+        for page in UInt64(0)..<5000 {
+            table.entry(page).pointee.set(PageEntry.resident)
+            queue.push(page, stamp: 0, table: &table)
+        }
+        for page in UInt64(0)..<5000 { #expect(queue.pop() == page) }
+        #expect(queue.pop() == nil)
+    }
+
+    @Test(arguments: [false, true])
+    func aStreamDoublesItsWindow(isDown: Bool) {
+        var streams = StreamDetector()
+        var page: UInt64 = 10_000
+        var windows: [Int] = []
+        for _ in 0..<8 {
+            let prediction = streams.predict(page)
+            windows.append(prediction.window)
+            if prediction.window == 1 {
+                streams.restart(page)
+                page = isDown ? page - 1 : page + 1
+            } else {
+                #expect(prediction.isDown == isDown)
+                page = isDown ? page - UInt64(prediction.window) : page + UInt64(prediction.window)
+                streams.expect(page, prediction)
+            }
+        }
+        #expect(windows == [1, 2, 4, 8, 16, 32, 64, 64])
+    }
+
+    @Test func randomFaultsDoNotEndAStream() {
+        var streams = StreamDetector()
+        var random = SystemRandomNumberGenerator()
+        _ = streams.predict(100)
+        streams.restart(100)
+        var prediction = streams.predict(101)
+        #expect(prediction.window == 2)
+        streams.expect(103, prediction)
+        for _ in 0..<500 {
+            let page = UInt64.random(in: 1 << 20..<1 << 30, using: &random)
+            _ = streams.predict(page)
+            streams.restart(page)
+        }
+        let isExpected = streams.expects(103, isDown: false)
+        #expect(isExpected)
+        prediction = streams.predict(103)
+        #expect(prediction.window == 4)
+    }
+
+    @Test func slotsAreCountedAndChunksReused() {
+        var chunks = ChunkTable()
+        let first = chunks.add(memory: 1, number: 7)
+        chunks.retain(first, 3)
+        chunks.retain(first, 3)
+        chunks.retain(first, 9)
+        let used = chunks[first].pointee.used
+        #expect(used == 2)
+        let emptied = [3, 9, 3].map { chunks.release(first, $0) }
+        #expect(emptied == [false, false, true])
+        chunks.remove(first)
+        let reused = chunks.add(memory: 0, number: 8)
+        #expect(reused == first)
+        for number in 0..<1000 { _ = chunks.add(memory: 0, number: UInt32(number)) }
+        let number = chunks[first].pointee.number
+        #expect(number == 8)
+    }
+
+    @Test func thePoolIsHandedOutOnceAndMergedAgain() {
+        let memory = UnsafeMutableRawBufferPointer.allocate(byteCount: 16 << 12, alignment: 4096)
+        defer { memory.deallocate() }
+        let pool = PoolAllocator(pool: memory)
+        let parts = (0..<4).compactMap { _ in pool.allocate(bytes: 4 << 12) }
+        #expect(parts.count == 4)
+        #expect(pool.allocate(bytes: 1) == nil)
+        #expect(pool.allocate(bytes: 0) == nil)
+        #expect(Set(parts.map { $0.baseAddress! }).count == 4)
+        for index in [1, 3, 0, 2] { pool.deallocate(parts[index]) }
+        #expect(pool.allocate(bytes: 16 << 12)?.count == 16 << 12)
+    }
+}
+
+/// The ExCache's bookkeeping: what programs hold never adds up to more than there is, and nobody starves.
+@Suite struct ExCacheTests {
+    private func member(_ cache: ExCache) throws -> CacheShare {
+        let share = try CacheShare(counters: ProgramCounters())
+        cache.join(share)
+        return share
+    }
+
+    @Test func programsGetNoMoreThanThereIs() throws {
+        let cache = ExCache(capacityBytes: 1000 * 4096)
+        let share = try member(cache)
+        while cache.reserve(1, for: share) {}
+        #expect(share.granted == 1000)
+        cache.release(100, of: share)
+        #expect(cache.reserve(100, for: share))
+        #expect(!cache.reserve(1, for: share))
+    }
+
+    @Test func aProgramInNeedMakesTheOthersShrinkToTheirFairShare() throws {
+        let cache = ExCache(capacityBytes: 1000 * 4096)
+        let rich = try member(cache)
+        while cache.reserve(1, for: rich) { rich.counters.setResident(rich.granted) }
+        let poor = try member(cache)
+        // The minimum is everybody's right.
+        #expect(cache.reserve(ExCache.minimumPages, for: poor))
+        #expect(!cache.reserve(1, for: poor))
+        #expect(rich.ceilingPages.load(ordering: .relaxed) == 500)
+        let wasAsked = rich.shrinkRequest.drain()
+        #expect(wasAsked)
+        cache.release(500, of: rich)
+        #expect(cache.reserve(400, for: poor))
+        cache.leave(poor)
+        #expect(rich.ceilingPages.load(ordering: .relaxed) == .max)
+        #expect(cache.reserve(400, for: rich))
+    }
+}

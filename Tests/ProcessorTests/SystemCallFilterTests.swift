@@ -1,0 +1,109 @@
+import Glibc
+import Kernel
+import Testing
+
+@testable import ProcessorService
+
+extension MappedFile {
+    /// A file that is never read.
+    static func forTests() -> MappedFile { MappedFile(Descriptor(taking: open("/dev/null", O_RDONLY | O_CLOEXEC))) }
+}
+
+/// The seccomp filter, run by an interpreter of the instructions that it uses.
+@Suite struct SystemCallFilterTests {
+    private struct Call {
+        var number: UInt32
+        var arguments: [UInt64] = [0, 0, 0, 0, 0, 0]
+        var instruction: UInt64 = 0x5555_0000_1000
+        var architecture: UInt32 = 0xc000_003e
+    }
+    private struct Verdict {
+        var action: UInt32
+        /// Whether anything but the architecture and the number was looked at.
+        var isConstant: Bool
+    }
+    private static let allow: UInt32 = 0x7fff_0000
+    private static let notify: UInt32 = 0x7fc0_0000
+    private static let noSuchCall: UInt32 = 0x0005_0000 | UInt32(ENOSYS)
+
+    private func evaluate(_ call: Call) -> Verdict? {
+        var data = [UInt32](repeating: 0, count: 16)
+        data[0] = call.number
+        data[1] = call.architecture
+        data[2] = UInt32(truncatingIfNeeded: call.instruction)
+        data[3] = UInt32(truncatingIfNeeded: call.instruction >> 32)
+        for (index, argument) in call.arguments.enumerated() {
+            data[4 + 2 * index] = UInt32(truncatingIfNeeded: argument)
+            data[5 + 2 * index] = UInt32(truncatingIfNeeded: argument >> 32)
+        }
+        let program = SystemCallFilter.program()
+        var accumulator: UInt32 = 0
+        var isConstant = true
+        var at = 0
+        while at < program.count {
+            let word = program[at]
+            let operand = UInt32(truncatingIfNeeded: word >> 32)
+            at += 1
+            func jump(_ condition: Bool) { at += Int(condition ? word >> 16 & 0xff : word >> 24 & 0xff) }
+            switch word & 0xffff {
+            case 0x20:
+                if operand >= 8 { isConstant = false }
+                accumulator = data[Int(operand / 4)]
+            case 0x54: accumulator &= operand
+            case 0x06: return Verdict(action: operand, isConstant: isConstant)
+            case 0x15: jump(accumulator == operand)
+            case 0x35: jump(accumulator >= operand)
+            case 0x45: jump(accumulator & operand != 0)
+            default: return nil
+            }
+        }
+        return nil
+    }
+
+    @Test func everyCallEndsInAVerdict() throws {
+        let trapped: Set<UInt32> = [9, 11, 12, 25, 28, 56, 57, 58, 203, 204, 218, 435, 440]
+        for number in UInt32(0)..<600 {
+            let verdict = try #require(evaluate(Call(number: number)))
+            #expect(verdict.isConstant == !trapped.contains(number))
+            if !trapped.contains(number) { #expect(verdict.action == Self.allow) }
+        }
+    }
+
+    @Test func foreignArchitecturesAndX32DoNotExist() {
+        #expect(evaluate(Call(number: 1, architecture: 0x4000_0003))?.action == Self.noSuchCall)
+        #expect(evaluate(Call(number: 0x4000_0001))?.action == Self.noSuchCall)
+    }
+
+    @Test func mappingsAreTrappedWhenTheyArePrivateOrReplace() {
+        func map(_ flags: Int32) -> UInt32? {
+            evaluate(Call(number: 9, arguments: [0, 4096, 3, UInt64(flags), 0, 0]))?.action
+        }
+        #expect(map(MAP_PRIVATE | MAP_ANONYMOUS) == Self.notify)
+        #expect(map(MAP_PRIVATE | MAP_FIXED) == Self.notify)
+        #expect(map(MAP_SHARED | MAP_FIXED) == Self.notify)
+        #expect(map(MAP_SHARED) == Self.allow)
+        #expect(map(3) == Self.allow)  // MAP_SHARED_VALIDATE
+    }
+
+    @Test func advicesThatDropAreTrapped() {
+        for advice in UInt64(0)..<128 {
+            let isTrapped = [4, 8, 12, 18, 19, 24, 25, 102].contains(advice)
+            #expect(
+                evaluate(Call(number: 28, arguments: [0, 4096, advice, 0, 0, 0]))?.action
+                    == (isTrapped ? Self.notify : Self.allow))
+        }
+        #expect(evaluate(Call(number: 440))?.action == Self.noSuchCall)
+    }
+
+    @Test func theAgentIsNotTrapped() {
+        for number in [9, 11, 12, 25, 28, 56, 440] as [UInt32] {
+            let arguments: [UInt64] = [0, 4096, 4, UInt64(MAP_PRIVATE), 0, 0]
+            #expect(
+                evaluate(Call(number: number, arguments: arguments, instruction: 0x7e90_0000_0123))?.action
+                    == Self.allow)
+            #expect(
+                evaluate(Call(number: number, arguments: arguments, instruction: 0x7e90_0000_4000))?.action
+                    != Self.allow)
+        }
+    }
+}
