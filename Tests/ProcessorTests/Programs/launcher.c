@@ -75,16 +75,13 @@ static void run_init(char **arguments) {
 
 int main(int count, char **arguments) {
   if (count < 3) return 125;
-  // A test runner's threads block signals, and its directory may be gone.
-  sigset_t none;
-  sigemptyset(&none);
-  if (sigprocmask(SIG_SETMASK, &none, NULL) || chdir("/")) die("launcher");
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   setsid();
   // A test runner's threads block signals; neither the deadline below nor the program may inherit that.
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
+  if (chdir("/")) die("chdir");
   if (unshare(CLONE_NEWPID)) die("unshare");
   init_process = fork();
   if (init_process < 0) die("fork");
