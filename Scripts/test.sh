@@ -38,10 +38,9 @@ status=0
 swift test --package-path "$root" -c "$configuration" -Xswiftc -enable-testing --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
   tee "$log" | grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true
 status=${PIPESTATUS[0]}
-passed=$(grep -cE '^✔ Test [^r]|^✔ Test r[^u]' "$log" || true)
-failed=$(grep -cE '^✘ Test [^r]|^✘ Test r[^u]' "$log" || true)
-skipped=$(grep -cE '^(➜|→|⊘).* skipped' "$log" || true)
-grep -E '^(➜|→|⊘).* skipped' "$log" || true
+count() { grep -E "$1" "$log" | grep -cvE '^. Test run with ' || true; }
+passed=$(count '^✔ Test .* passed after ') failed=$(count '^✘ Test .* failed after ') skipped=$(count '^➜ Test .* skipped')
+grep -E '^➜ Test .* skipped' "$log" || true
 ((status == 0 && passed > 0)) || ((failed > 0)) || failed=1
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0))

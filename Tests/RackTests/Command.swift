@@ -60,8 +60,6 @@ final class RunningCommand {
         posix_spawn_file_actions_adddup2(&actions, inputPipe.read, 0)
         posix_spawn_file_actions_adddup2(&actions, outputPipe.write, 1)
         posix_spawn_file_actions_adddup2(&actions, errorPipe.write, 2)
-        // Where the tests were started from may not exist in a rack: /tmp is private to programs.
-        posix_spawn_file_actions_addchdir_np(&actions, "/")
         // A test runner may block signals or ignore them; what it starts must not inherit that.
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
@@ -73,7 +71,8 @@ final class RunningCommand {
         posix_spawnattr_setsigmask(&attributes, &none)
         posix_spawnattr_setsigdefault(&attributes, &all)
         posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF))
-        let words = [command.path] + command.arguments
+        // From /: where the tests were started may not exist in a rack, as /tmp is private to programs.
+        let words = ["/usr/bin/env", "-C", "/", command.path] + command.arguments
         var argv: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         var variables = Self.ownEnvironment()
         for (name, value) in command.environment { variables[name] = value }
@@ -81,7 +80,7 @@ final class RunningCommand {
         var envp: [UnsafeMutablePointer<CChar>?] = variables.map { strdup("\($0.key)=\($0.value)") } + [nil]
         defer { for word in argv + envp { free(word) } }
         var pid = pid_t()
-        let result = posix_spawnp(&pid, command.path, &actions, &attributes, &argv, &envp)
+        let result = posix_spawn(&pid, words[0], &actions, &attributes, &argv, &envp)
         for end in [inputPipe.read, outputPipe.write, errorPipe.write] { close(end) }
         if result != 0 {
             for end in [inputPipe.write, outputPipe.read, errorPipe.read] { close(end) }
