@@ -44,32 +44,33 @@ l = [i * 7 for i in range(1_500_000)]
 print("ready", flush=True)
 sys.stdin.read()
 print("still right" if all(l[i] == i * 7 for i in range(len(l))) else "WRONG")'
-mkfifo "$state/first" "$state/second"
+mkfifo "$state"/{first,second}.{in,out}
+exec 5<>"$state/first.in" 6<>"$state/second.in" 7<>"$state/first.out" 8<>"$state/second.out"
 start_holder() {
-  legoctl run --name "$1" --excache 16MiB -- /usr/bin/python3 -c "$holder" <"$state/$1" >"$state/$1.out" 2>&1 &
+  legoctl run --name "$1" --excache 16MiB -- /usr/bin/python3 -c "$holder" \
+    <"$state/$1.in" >"$state/$1.out" 2>&1 5>&- 6>&- 7>&- 8>&- &
 }
+# await NAME FD: the program's next line.
+await() { IFS= read -r -t 60 line <&"$2" || fail "the program '$1' says nothing"; }
 start_holder first
 first=$!
-exec 5>"$state/first"
+await first 7
 start_holder second
 second=$!
-exec 6>"$state/second"
-for name in first second; do
-  timeout 60 tail -f "$state/$name.out" --pid=$$ 2>/dev/null | grep -q -m1 ready || fail "the program '$name' did not get ready"
-done
+await second 8
 show legoctl ps
 victim=$(legoctl stats --json "$(legoctl ps --json | python3 -c 'import json, sys; print([p["id"] for p in json.load(sys.stdin) if p["name"] == "first"][0])')" |
   python3 -c 'import json, sys; m = json.load(sys.stdin)["perMemory"]; print(max(m, key=m.get))')
 show legoctl component kill "$victim"
 status=0
 wait $first || status=$?
-printf "the first program ended with status %d:\n" $status
-grep -v ready "$state/first.out" || true
+await first 7
+printf 'the first program ended with status %d: %s\n' $status "$line"
 exec 6>&-
-wait $second || fail "the second program was affected: $(cat "$state/second.out")"
-printf "the second program:\n"
-grep -v ready "$state/second.out"
-exec 5>&-
+await second 8
+wait $second || fail "the second program was affected: $line"
+printf 'the second program: %s\n' "$line"
+exec 5>&- 7>&- 8>&-
 show legoctl ps -a
 show legoctl status
 show legoctl component start "$victim"
@@ -78,6 +79,6 @@ show legoctl status
 say "the rack is shut down; nothing stays behind"
 show legoctl rack down --state "$state/rack"
 rack_is_up=''
-pgrep -a '^lego' && fail "processes are left behind"
+pgrep -r D,R,S,T,I -a '^lego' && fail "processes are left behind"
 grep lego /proc/mounts && fail "mounts are left behind"
 echo "no process, no mount, no shared memory left"
