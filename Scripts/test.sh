@@ -36,8 +36,7 @@ trap 'rm -f "$log"' EXIT
 say "testing"
 status=0
 swift test --package-path "$root" -c "$configuration" -Xswiftc -enable-testing --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
-  tee "$log" | grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true
-status=${PIPESTATUS[0]}
+  tee "$log" | { grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true; } || status=$?
 count() { grep -E "$1" "$log" | grep -cvE '^. Test run with ' || true; }
 passed=$(count '^✔ Test .* passed after ') failed=$(count '^✘ Test .* failed after ') skipped=$(count '^➜ Test .* skipped')
 grep -E '^➜ Test .* skipped' "$log" || true
