@@ -1,5 +1,5 @@
-// Freestanding: no library, no relocation, no vector register (the program's are live), no stack protector. Compiled with the
-// flags in Package.swift; a test looks at the section.
+// Freestanding: no library, no relocation, no vector register (the program's are live), no stack protector. Compiled
+// with the flags in Package.swift; a test looks at the section.
 #define _GNU_SOURCE
 #include "CAgent.h"
 #include <fcntl.h>
@@ -120,7 +120,8 @@ CODE static long prepare(int *userfault) {
   return result < 0 ? result : moves;
 }
 
-// Drops all that the list says with one call where the kernel takes a vector for the caller's own memory, else one by one.
+// Drops all that the list says with one call where the kernel takes a vector for the caller's own memory, else one by
+// one.
 CODE static void drop(volatile struct lego_agent_page *page, uint32_t count) {
   struct iovec ranges[LEGO_AGENT_BATCH];
   uint64_t bytes = 0;
@@ -141,7 +142,8 @@ CODE static void drop(volatile struct lego_agent_page *page, uint32_t count) {
     if (call3(SYS_madvise, operation->address, operation->pages * 4096ull, MADV_DONTNEED) == 0) continue;
     // Locked memory, for instance: which pages remain must be known exactly.
     for (uint32_t at = 0; at < operation->pages; at++)
-      if (call3(SYS_madvise, operation->address + at * 4096ull, 4096, MADV_DONTNEED) != 0) operation->failed |= 1ull << at;
+      if (call3(SYS_madvise, operation->address + at * 4096ull, 4096, MADV_DONTNEED) != 0)
+        operation->failed |= 1ull << at;
   }
 }
 
@@ -219,8 +221,8 @@ CODE static void lego_agent_main(void) {
   serve(page);
 }
 
-// Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never sees the
-// agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
+// Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never
+// sees the agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
 CODE __attribute__((naked)) void lego_agent_boot(void) {
   __asm__ volatile("mov $56, %%eax\n" // clone
                    "mov %0, %%edi\n"
@@ -274,7 +276,8 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "ud2\n" ::"i"(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED),
                    "i"(CLONE_VM | CLONE_UNTRACED), "i"(LEGO_AGENT_BASE + LEGO_AGENT_BOOT_STACK_END - 0x800),
                    "i"(LEGO_AGENT_BASE + LEGO_AGENT_STACK_END), "i"(LEGO_AGENT_BASE + LEGO_AGENT_PAGE_OFFSET),
-                   "i"(offsetof(struct lego_agent_page, memory_file)), "i"(offsetof(struct lego_agent_page, userfault_device)),
+                   "i"(offsetof(struct lego_agent_page, memory_file)),
+                   "i"(offsetof(struct lego_agent_page, userfault_device)),
                    "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)));
 }
 

@@ -3,8 +3,8 @@ import Kernel
 import ProcessorService
 import Testing
 
-/// Programs under a monitor, with so little local memory that nearly everything they touch is evicted in between. Each program
-/// checks its own memory; the launcher ends it after a deadline.
+/// Programs under a monitor, with so little local memory that nearly everything they touch is evicted in between. Each
+/// program checks its own memory; the launcher ends it after a deadline.
 @Suite(.serialized)
 struct CaptureTests {
     private static let limit: UInt64 = 1500 * 4096

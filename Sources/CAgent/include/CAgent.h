@@ -1,7 +1,7 @@
-// The agent: a thread of execution that the processor puts into a program's address space, because the kernel lets only a task
-// of that address space map memory there and move pages out of it (UFFDIO_MOVE). It runs from one shared memory file that is
-// mapped at LEGO_AGENT_BASE in the program and anywhere in the processor. Everything in it belongs to the program: the
-// processor checks whatever it reads there.
+// The agent: a thread of execution that the processor puts into a program's address space, because the kernel lets only
+// a task of that address space map memory there and move pages out of it (UFFDIO_MOVE). It runs from one shared memory
+// file that is mapped at LEGO_AGENT_BASE in the program and anywhere in the processor. Everything in it belongs to the
+// program: the processor checks whatever it reads there.
 #pragma once
 #include <stdint.h>
 
@@ -56,8 +56,8 @@ struct lego_agent_page {
   uint32_t booted;
   // The request that the agent has begun with.
   uint32_t begun;
-  // A request is posted by adding one to `requested`, answered by storing the same number in `finished`. Each side says that it
-  // is about to sleep before it looks once more.
+  // A request is posted by adding one to `requested`, answered by storing the same number in `finished`. Each side says
+  // that it is about to sleep before it looks once more.
   uint32_t requested;
   uint32_t finished;
   uint32_t agent_sleeps;
@@ -73,7 +73,8 @@ struct lego_agent_page {
 };
 
 _Static_assert(sizeof(struct lego_agent_operation) == 40, "layout shared between two programs");
-_Static_assert(LEGO_AGENT_FILE_BYTES == LEGO_AGENT_BUFFER_OFFSET + LEGO_AGENT_BATCH * 4096ull, "the buffer ends the file");
+_Static_assert(LEGO_AGENT_FILE_BYTES == LEGO_AGENT_BUFFER_OFFSET + LEGO_AGENT_BATCH * 4096ull,
+               "the buffer ends the file");
 _Static_assert(sizeof(struct lego_agent_page) <= 0x2000, "two pages");
 
 // The agent's machine code, position-dependent at LEGO_AGENT_BASE, and where a program's thread enters it.

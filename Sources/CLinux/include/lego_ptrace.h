@@ -1,5 +1,5 @@
-// ptrace(2) by PTRACE_SEIZE, and reading another process's memory. A thread is traced by the thread that seized it, which alone
-// may make these calls.
+// ptrace(2) by PTRACE_SEIZE, and reading another process's memory. A thread is traced by the thread that seized it,
+// which alone may make these calls.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

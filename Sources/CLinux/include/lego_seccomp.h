@@ -10,7 +10,8 @@ struct lego_notification {
   uint64_t arguments[6];
 };
 
-// Takes the next notification. -ENOENT when its thread has been killed meanwhile. Call only when the listener is readable.
+// Takes the next notification. -ENOENT when its thread has been killed meanwhile. Call only when the listener is
+// readable.
 int lego_seccomp_receive(int listener, struct lego_notification *notification);
 // Answers the call with a value; -4095...-1 become errors. -ENOENT when the thread is gone.
 int lego_seccomp_answer(int listener, uint64_t id, int64_t value);

@@ -2,11 +2,11 @@ import CAgent
 import CLinux
 import Kernel
 
-/// The processor's end of an injected agent: the shared memory through which it is asked, and the process that it is. Owned by the
-/// program's monitor thread.
+/// The processor's end of an injected agent: the shared memory through which it is asked, and the process that it is.
+/// Owned by the program's monitor thread.
 ///
-/// What the shared memory holds belongs to the program, which may write anything there at any time: results are checked by
-/// whoever uses them, and nothing in it is used as an index or a length without a check.
+/// What the shared memory holds belongs to the program, which may write anything there at any time: results are checked
+/// by whoever uses them, and nothing in it is used as an index or a length without a check.
 final class Agent {
     let memory: MemoryFile
     /// The agent's process, in the processor's pid namespace.
@@ -16,8 +16,16 @@ final class Agent {
     let programMemory: Descriptor
     /// The number of the last request.
     private var requests: UInt32 = 0
-    /// The processor to which it was last bound; -1: to none, -2: to what its parent was.
-    var boundProcessor: Int32 = -2
+    /// Where it may run.
+    enum Binding: Equatable {
+        /// Where its parent could.
+        case inherited
+        /// On one processor; -1: on any.
+        case on(Int32)
+        /// On any but one, polling.
+        case beside(Int32)
+    }
+    var binding = Binding.inherited
 
     init(memory: MemoryFile, process: Int32) throws(KernelError) {
         self.memory = memory

@@ -3,11 +3,12 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// Keeps the thread that faults, the monitor and the agent on one processor while the faults of a program come from one thread: a
-/// fault then costs two context switches instead of two wake-ups of an idle processor (5 µs instead of 14, spike/FAULT-PATH).
+/// Keeps the thread that faults, the monitor and the agent on one processor while the faults of a program come from one
+/// thread: a fault then costs two context switches instead of two wake-ups of an idle processor (5 µs instead of 14,
+/// spike/FAULT-PATH).
 ///
-/// The thread's own affinity is given back when another thread faults, when faults become rare, and before any call that would
-/// show it or hand it to a child. Owned by the monitor thread.
+/// The thread's own affinity is given back when another thread faults, when faults become rare, and before any call
+/// that would show it or hand it to a child. Owned by the monitor thread.
 struct Colocation {
     /// How often an active co-location is looked at.
     static let review: Duration = .milliseconds(50)
@@ -33,6 +34,19 @@ struct Colocation {
     var notBefore = Deadline(nanoseconds: 0)
 
     var isActive = false
+    /// The thread is held for its trapped calls: the agent then polls on another processor, which answers a call in
+    /// half the time, as long as that processor is idle. Faults are better served with the agent on the same one.
+    var isForCalls = false
+    /// Commands to a polling agent and what they took; when they take long, its processor is busy and polling does not
+    /// pay.
+    var polled = 0
+    var polled_ns: UInt64 = 0
+    var pollNotBefore = Deadline(nanoseconds: 0)
+    static let polledPerReview = 32
+    static let polledMean_max_ns: UInt64 = 12_000
+    /// Pauses of some 50 ns for which the agent polls after a command, and the monitor for the answer.
+    static let agentSpins: UInt32 = 600
+    static let monitorSpins = 300
     /// The thread that is held, in the processor's pid namespace.
     var thread: Int32 = 0
     var processor: Int32 = 0
@@ -49,8 +63,8 @@ struct Colocation {
     }
 }
 
-/// Which of the host's processors are taken by co-located programs, so that two of them do not meet on one while another is idle.
-/// Any thread.
+/// Which of the host's processors are taken by co-located programs, so that two of them do not meet on one while
+/// another is idle. Any thread.
 final class ProcessorClaims: Sendable {
     private let claims = Mutex([Int](repeating: 0, count: Colocation.words * 64))
 
@@ -85,7 +99,9 @@ extension MonitorCore {
             if colocation.strangers > 0 { colocation.strangers -= 1 }
             if !colocation.isActive && colocation.run >= Colocation.run_min {
                 colocation.run = 0
-                if colocation.notBefore.hasPassed, let host = hostThread(space, thread) { beginColocation(host) }
+                if colocation.notBefore.hasPassed, let host = hostThread(space, thread) {
+                    beginColocation(host, forCalls: false)
+                }
             }
         } else {
             noteStranger(thread)
@@ -103,7 +119,7 @@ extension MonitorCore {
         colocation.run = 0
     }
 
-    private func beginColocation(_ thread: Int32) {
+    private func beginColocation(_ thread: Int32, forCalls: Bool) {
         colocation.run = 0
         if !colocation.notBefore.hasPassed { return }
         var allowed = [UInt64](repeating: 0, count: Colocation.words)
@@ -120,6 +136,7 @@ extension MonitorCore {
             return
         }
         colocation.isActive = true
+        colocation.isForCalls = forCalls
         colocation.thread = thread
         colocation.processor = processor
         colocation.threadMask = allowed
@@ -140,7 +157,7 @@ extension MonitorCore {
             }
         } else if thread == colocation.caller {
             colocation.run += 1
-            if colocation.run >= Colocation.run_min { beginColocation(thread) }
+            if colocation.run >= Colocation.run_min { beginColocation(thread, forCalls: true) }
         } else {
             colocation.caller = thread
             colocation.run = 0
@@ -175,12 +192,31 @@ extension MonitorCore {
         colocation.nextReview = .after(Colocation.review)
     }
 
-    /// Has the agent run where this thread runs: the wake-up of another processor costs more than the work.
-    func bindAgent(_ agent: Agent) {
+    /// Has the agent run where it answers soonest: where this thread runs, because waking another processor costs more
+    /// than the work; or polling on another one while calls are dense. Answers for how many pauses to poll for it.
+    func bindAgent(_ agent: Agent) -> Int {
+        let isPolling = colocation.isActive && colocation.isForCalls && colocation.pollNotBefore.hasPassed
         let processor = colocation.isActive ? colocation.processor : -1
-        if agent.boundProcessor == processor { return }
-        agent.boundProcessor = processor
-        let mask = processor < 0 ? colocation.monitorMask : Colocation.mask(of: processor)
-        _ = lego_thread_set_affinity(agent.process, mask, Colocation.words)
+        let binding = isPolling ? Agent.Binding.beside(processor) : Agent.Binding.on(processor)
+        if agent.binding != binding {
+            agent.binding = binding
+            var mask = processor < 0 || isPolling ? colocation.monitorMask : Colocation.mask(of: processor)
+            if isPolling { mask[Int(processor) >> 6] &= ~(1 << UInt64(processor & 63)) }
+            if !mask.contains(where: { $0 != 0 }) { mask = colocation.monitorMask }
+            _ = lego_thread_set_affinity(agent.process, mask, Colocation.words)
+            agent.page.pointee.spins = isPolling ? Colocation.agentSpins : 0
+        }
+        return isPolling ? Colocation.monitorSpins : 0
+    }
+
+    /// Notes what a command to a polling agent took.
+    func notePolled(_ nanoseconds: UInt64) {
+        colocation.polled += 1
+        colocation.polled_ns += nanoseconds
+        if colocation.polled < Colocation.polledPerReview { return }
+        if colocation.polled_ns / UInt64(colocation.polled) > Colocation.polledMean_max_ns {
+            colocation.pollNotBefore = .after(.seconds(1))
+        }
+        (colocation.polled, colocation.polled_ns) = (0, 0)
     }
 }

@@ -3,8 +3,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// The trapped calls, one by one. What changes memory is carried out by the agent, so that the tables change together with the
-/// address space; the caller waits meanwhile.
+/// The trapped calls, one by one. What changes memory is carried out by the agent, so that the tables change together
+/// with the address space; the caller waits meanwhile.
 extension MonitorCore {
     func carryOut(_ space: AddressSpace, _ notification: lego_notification) -> Outcome {
         let a = notification.arguments
@@ -248,8 +248,8 @@ extension MonitorCore {
         }
     }
 
-    /// Makes a page resident and writable, and keeps it so: the kernel writes there at the end of a thread, when it serves no
-    /// faults any more.
+    /// Makes a page resident and writable, and keeps it so: the kernel writes there at the end of a thread, when it
+    /// serves no faults any more.
     func pin(_ space: AddressSpace, _ address: UInt64) {
         let page = Page.number(address)
         if address == 0 || page >= Page.count_max || !space.regions.overlaps(page..<page + 1) { return }
@@ -269,7 +269,8 @@ extension MonitorCore {
         counters.setResident(resident)
     }
 
-    /// Copies a page in, reading the events that stand in its way. At most some rounds: a fork under way ends by itself.
+    /// Copies a page in, reading the events that stand in its way. At most some rounds: a fork under way ends by
+    /// itself.
     private func copyNow(_ space: AddressSpace, _ page: UInt64, _ source: UnsafeMutableRawPointer) -> Bool {
         let deadline = Deadline.after(.seconds(2))
         while true {

@@ -3,8 +3,9 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Puts an agent into an address space. A thread that waits for the answer to a trapped call is made to map the agent's memory
-/// file and to clone the agent, and then makes its call again, as if nothing had been (spike/README: "The sequence that works").
+/// Puts an agent into an address space. A thread that waits for the answer to a trapped call is made to map the agent's
+/// memory file and to clone the agent, and then makes its call again, as if nothing had been (spike/README: "The
+/// sequence that works").
 extension MonitorCore {
     private static let patience: Duration = .seconds(10)
 
@@ -25,8 +26,8 @@ extension MonitorCore {
         }
     }
 
-    /// Injects into an address space none of whose threads has made a trapped call since it was forked: one is stopped and made
-    /// to make one, as a debugger calls a function.
+    /// Injects into an address space none of whose threads has made a trapped call since it was forked: one is stopped
+    /// and made to make one, as a debugger calls a function.
     func forceInjection(_ space: AddressSpace) -> Bool {
         if spaces.contains(where: { $0?.isInjecting == true }) || isAgentBusy || space.systemCallInstruction == 0 {
             return false
@@ -80,8 +81,8 @@ extension MonitorCore {
         throw .failed("a forked process makes no call when it is told to")
     }
 
-    /// Serves the faults of an address space whose thread is being waited for: the kernel itself may touch the thread's memory on
-    /// its way out of a call.
+    /// Serves the faults of an address space whose thread is being waited for: the kernel itself may touch the thread's
+    /// memory on its way out of a call.
     private func serveWhileInjecting(_ space: AddressSpace?) {
         guard let space, !space.isDead else {
             _ = poll(nil, 0, 1)

@@ -143,7 +143,8 @@ extension MonitorCore {
         if isGone(space) { removeSpace(space) }
     }
 
-    /// A process of an address space has ended: when it was the last one that is known, the agent must not keep it alive.
+    /// A process of an address space has ended: when it was the last one that is known, the agent must not keep it
+    /// alive.
     private func usersChanged(_ space: AddressSpace) {
         space.users.removeAll { user in
             if lego_pidfd_send_signal(user.descriptor, 0) == 0 { return false }

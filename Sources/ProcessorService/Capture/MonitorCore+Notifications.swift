@@ -36,8 +36,8 @@ extension MonitorCore {
         case proceed
     }
 
-    /// The address space of the caller, if it has an agent: read from the agent's page, which is shared memory and so never waits
-    /// for a fault.
+    /// The address space of the caller, if it has an agent: read from the agent's page, which is shared memory and so
+    /// never waits for a fault.
     private func identify(_ notification: lego_notification) -> AddressSpace? {
         var words: (UInt64, UInt64) = (0, 0)
         let count = lego_process_read(

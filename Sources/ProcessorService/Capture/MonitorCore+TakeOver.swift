@@ -3,8 +3,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Takes over what the kernel mapped when it loaded a program: from then on all of its private memory is anonymous, registered, and
-/// in the tables.
+/// Takes over what the kernel mapped when it loaded a program: from then on all of its private memory is anonymous,
+/// registered, and in the tables.
 extension MonitorCore {
     /// All threads of the new image are stopped: it has one.
     func takeOver(_ space: AddressSpace, _ thread: Int32) throws(Tracee.Failure) {

@@ -6,8 +6,8 @@ import Logging
 import Synchronization
 import Wire
 
-/// The state of one program's monitor: its address spaces, their pages, its remote memory. There is no lock in it: everything is
-/// owned by the monitor thread from `run` to its end, and by `ProgramMonitor.init` before.
+/// The state of one program's monitor: its address spaces, their pages, its remote memory. There is no lock in it:
+/// everything is owned by the monitor thread from `run` to its end, and by `ProgramMonitor.init` before.
 ///
 /// Extensions by concern: the loop, notifications and trapped calls, injection, faults, eviction, fork, co-location.
 final class MonitorCore: @unchecked Sendable {
@@ -41,7 +41,8 @@ final class MonitorCore: @unchecked Sendable {
     var resident = 0
     /// Pages that ever became resident: the clock of the eviction queues, in units of 64.
     var arrivals: UInt64 = 0
-    /// Set once the rack must end the program: nothing is answered any more, so that no page can read as what it is not.
+    /// Set once the rack must end the program: nothing is answered any more, so that no page can read as what it is
+    /// not.
     var hasFailed = false
     /// The listener says that no process uses the filter any more.
     var isListenerDone = false

@@ -3,8 +3,8 @@ import Logging
 import Synchronization
 import Wire
 
-/// All memory of one program: the address spaces of its processes, their page faults and their trapped system calls, from the
-/// first process's exec to the last one's end. One thread serves them all.
+/// All memory of one program: the address spaces of its processes, their page faults and their trapped system calls,
+/// from the first process's exec to the last one's end. One thread serves them all.
 public final class ProgramMonitor: Sendable {
     private let core: MonitorCore
     private let mailbox: MonitorMailbox
@@ -18,8 +18,9 @@ public final class ProgramMonitor: Sendable {
     /// - Parameters:
     ///   - listener: the seccomp listener of the sandbox, whose filter is `SystemCallFilter`.
     ///   - initProcess: the sandbox's first process, in this process's pid namespace.
-    ///   - guardian: a Unix socket; it gets a duplicate of every userfaultfd with the byte `u`, and must keep them until the
-    ///     sandbox is dead, so that no page reads as zero after this process was killed. Not closed here. Negative: none.
+    ///   - guardian: a Unix socket; it gets a duplicate of every userfaultfd with the byte `u`, and must keep them until
+    ///     the sandbox is dead, so that no page reads as zero after this process was killed. Not closed here. Negative:
+    ///     none.
     ///   - limitBytes: the program's own limit of local memory, 0: the cache's.
     ///   - onFatal: called once, on the monitor's thread, when the rack must end the program. It must not call back.
     public init(

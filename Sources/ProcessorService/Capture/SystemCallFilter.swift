@@ -4,8 +4,8 @@ import Glibc
 /// The seccomp filter under which a program runs: system calls that change its private memory, or that would escape the
 /// processor's sight, ask the monitor; all others are the kernel's alone.
 ///
-/// A call that is not trapped is allowed before anything but the architecture and the number is looked at, so that the kernel
-/// finds a constant answer for it once and never runs the filter again (seccomp's action cache).
+/// A call that is not trapped is allowed before anything but the architecture and the number is looked at, so that the
+/// kernel finds a constant answer for it once and never runs the filter again (seccomp's action cache).
 public enum SystemCallFilter {
     private static let allow: UInt32 = 0x7fff_0000
     private static let notify: UInt32 = 0x7fc0_0000

@@ -1,5 +1,5 @@
-/// Remembers which process a thread belongs to, so that a trapped call need not ask proc(5). Direct-mapped; owned by the monitor
-/// thread.
+/// Remembers which process a thread belongs to, so that a trapped call need not ask proc(5). Direct-mapped; owned by
+/// the monitor thread.
 struct ThreadTable {
     private struct Entry {
         var thread: Int32 = 0

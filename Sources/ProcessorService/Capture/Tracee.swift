@@ -2,8 +2,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// A thread of the program that the monitor holds by ptrace while it injects: stopped, its signals kept back, its registers
-/// saved. `letGo` puts everything back. Owned by the monitor thread, which is the tracer.
+/// A thread of the program that the monitor holds by ptrace while it injects: stopped, its signals kept back, its
+/// registers saved. `letGo` puts everything back. Owned by the monitor thread, which is the tracer.
 struct Tracee: ~Copyable {
     enum Failure: Error {
         /// The thread has died: its program needs nothing any more.
@@ -40,9 +40,9 @@ struct Tracee: ~Copyable {
         throw .failed("\(call): \(KernelError.text(-result))")
     }
 
-    /// Waits until it has stopped in the manner wanted. Ptrace stops have no descriptor to wait for, so this looks again and
-    /// again: at once for a fifth of a millisecond, then after `idle`, which takes up to a millisecond and serves the program's
-    /// faults.
+    /// Waits until it has stopped in the manner wanted. Ptrace stops have no descriptor to wait for, so this looks
+    /// again and again: at once for a fifth of a millisecond, then after `idle`, which takes up to a millisecond and
+    /// serves the program's faults.
     mutating func waitForStop(_ wanted: lego_stop, until deadline: Deadline, idle: () -> Void) throws(Failure) {
         let impatient = Deadline.after(.microseconds(200))
         while true {

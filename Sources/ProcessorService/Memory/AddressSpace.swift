@@ -1,8 +1,8 @@
 import CLinux
 import Kernel
 
-/// One address space of a program: a kernel mm, born by exec or fork, shared by all threads and by whoever vforked. Everything in
-/// it is owned by the program's monitor thread.
+/// One address space of a program: a kernel mm, born by exec or fork, shared by all threads and by whoever vforked.
+/// Everything in it is owned by the program's monitor thread.
 final class AddressSpace {
     /// A process that is known to run in this address space.
     struct User {

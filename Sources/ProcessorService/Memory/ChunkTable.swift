@@ -1,7 +1,7 @@
 import Wire
 
-/// The remote chunks that one program has in use: where each lies and which of its 16 pages hold something. Several address
-/// spaces may refer to one slot after a fork; what is in such a slot is never overwritten.
+/// The remote chunks that one program has in use: where each lies and which of its 16 pages hold something. Several
+/// address spaces may refer to one slot after a fork; what is in such a slot is never overwritten.
 ///
 /// Owned by the monitor thread. O(1), grows by doubling.
 struct ChunkTable: ~Copyable {

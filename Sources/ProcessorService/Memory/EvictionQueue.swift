@@ -1,6 +1,6 @@
-/// The resident pages of one address space in the order in which they came: first in, first out, which LegoOS found best (§6.1
-/// of its paper). Entries of pages that have gone meanwhile are skipped when they are met. Each entry carries the program-wide
-/// time at which its page came, so that the oldest of several queues can be found.
+/// The resident pages of one address space in the order in which they came: first in, first out, which LegoOS found
+/// best (§6.1 of its paper). Entries of pages that have gone meanwhile are skipped when they are met. Each entry
+/// carries the program-wide time at which its page came, so that the oldest of several queues can be found.
 ///
 /// Owned by the monitor thread. Amortised O(1); grows by doubling, and only when most entries are live.
 struct EvictionQueue: ~Copyable {
@@ -43,7 +43,8 @@ struct EvictionQueue: ~Copyable {
         count == 0 ? 0 : (now &- entries[head]) & Self.stampMask
     }
 
-    /// Throws out entries of pages that are not resident, and second entries of the same page; doubles when that is not enough.
+    /// Throws out entries of pages that are not resident, and second entries of the same page; doubles when that is not
+    /// enough.
     private mutating func makeRoom(_ table: inout PageTable) {
         var kept = 0
         for index in 0..<count {

@@ -2,12 +2,13 @@ import Kernel
 import Synchronization
 import Wire
 
-/// The processor's page cache (LegoOS's ExCache): how many pages of local memory its programs may hold together. It holds no
-/// pages itself: a program's monitor reserves room here, in batches, before it maps a page, and evicts its own pages when it gets
-/// none. Any thread.
+/// The processor's page cache (LegoOS's ExCache): how many pages of local memory its programs may hold together. It
+/// holds no pages itself: a program's monitor reserves room here, in batches, before it maps a page, and evicts its own
+/// pages when it gets none. Any thread.
 ///
-/// When the cache is full, a program that holds less than its fair share (capacity / programs) makes the others shrink to theirs.
-/// A program may always hold `minimumPages`, so that it can make progress and nothing ever waits for another program.
+/// When the cache is full, a program that holds less than its fair share (capacity / programs) makes the others shrink
+/// to theirs. A program may always hold `minimumPages`, so that it can make progress and nothing ever waits for another
+/// program.
 ///
 /// Lock order: `members` is a leaf.
 public final class ExCache: Sendable {
@@ -96,7 +97,8 @@ public final class ExCache: Sendable {
 /// One program's part of the ExCache.
 final class CacheShare: Sendable {
     let counters: ProgramCounters
-    /// Most pages that the program may hold: `Int.max`, or its fair share when others are in need. Written by any thread.
+    /// Most pages that the program may hold: `Int.max`, or its fair share when others are in need. Written by any
+    /// thread.
     let ceilingPages = Atomic<Int>(.max)
     /// Signalled when the ceiling was lowered.
     let shrinkRequest: EventDescriptor

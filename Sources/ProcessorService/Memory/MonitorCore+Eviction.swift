@@ -3,13 +3,15 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Eviction (DESIGN §5): the oldest pages of the program leave in batches. What was never written since it came is dropped; what
-/// was written is moved out by the agent, atomically against the program's other threads, and written to remote memory.
+/// Eviction (DESIGN §5): the oldest pages of the program leave in batches. What was never written since it came is
+/// dropped; what was written is moved out by the agent, atomically against the program's other threads, and written to
+/// remote memory.
 extension MonitorCore {
-    /// Makes it possible to map `pages` more. Gives up when nothing can be evicted: the program then exceeds its limit rather
-    /// than hang.
+    /// Makes it possible to map `pages` more. Gives up when nothing can be evicted: the program then exceeds its limit
+    /// rather than hang.
     ///
-    /// Only the loop may force an injection for it (`mayForce`): a fault that is being served would have to be answered first.
+    /// Only the loop may force an injection for it (`mayForce`): a fault that is being served would have to be answered
+    /// first.
     @discardableResult
     func makeRoom(_ pages: Int, mayForce: Bool = false) -> Bool {
         while !hasFailed {
@@ -23,7 +25,8 @@ extension MonitorCore {
         return false
     }
 
-    /// Evicts up to `count` pages from the address space whose oldest page is the oldest. Answers whether any page left.
+    /// Evicts up to `count` pages from the address space whose oldest page is the oldest. Answers whether any page
+    /// left.
     func evictOldest(_ count: Int, mayForce: Bool) -> Bool {
         if isAgentBusy || hasFailed { return false }
         for space in spaces { space?.isStuck = false }
@@ -50,8 +53,8 @@ extension MonitorCore {
         return best
     }
 
-    /// Every page is in address spaces without an agent, which forked children are until their first trapped call: injects one
-    /// into the largest.
+    /// Every page is in address spaces without an agent, which forked children are until their first trapped call:
+    /// injects one into the largest.
     private func evictByForce(_ count: Int) -> Bool {
         var largest: AddressSpace?
         for space in spaces {
@@ -84,7 +87,8 @@ extension MonitorCore {
         if !command(space, agent) {
             followForks()
             for index in 0..<found { keep(space, victims[index]) }
-            // An agent that died at work may have done any part of it. Pages that it moved and did not deliver are lost.
+            // An agent that died at work may have done any part of it. Pages that it moved and did not deliver are
+            // lost.
             if operations.moves > 0 && agent.hasBegun && !isGone(space) {
                 fail(.internalError("the program's agent died while pages were moved: was it killed by the program?"))
             }
@@ -147,8 +151,8 @@ extension MonitorCore {
         return (count, moves)
     }
 
-    /// Draws the consequences of what the agent did. The list was written by `describe`; only its results are read, and they are
-    /// bounded here.
+    /// Draws the consequences of what the agent did. The list was written by `describe`; only its results are read, and
+    /// they are bounded here.
     private func settle(_ space: AddressSpace, _ agent: Agent, _ count: Int, _ total: Int) {
         let operations = agent.operations
         var moved = 0
@@ -211,9 +215,9 @@ extension MonitorCore {
         space.queue.push(page, stamp: arrivals >> 6, table: &space.table)
     }
 
-    /// The way out for pages that the kernel does not move: those that a fork shares, and those in read-only or inaccessible
-    /// memory. They are write-protected, read through /proc/PID/mem, stored, and dropped; whoever writes meanwhile waits for this
-    /// thread and finds the page gone.
+    /// The way out for pages that the kernel does not move: those that a fork shares, and those in read-only or
+    /// inaccessible memory. They are write-protected, read through /proc/PID/mem, stored, and dropped; whoever writes
+    /// meanwhile waits for this thread and finds the page gone.
     private func copyOut(_ space: AddressSpace, _ agent: Agent, _ count: Int) {
         var stored = 0
         for index in 0..<count {
@@ -271,16 +275,17 @@ extension MonitorCore {
     /// How long one command may take.
     private static let patience: Duration = .seconds(20)
 
-    /// Has the agent carry out what its page says; answers whether it did. Events of the address space are read meanwhile, because
-    /// the agent may wait for one to be read; faults are kept.
+    /// Has the agent carry out what its page says; answers whether it did. Events of the address space are read
+    /// meanwhile, because the agent may wait for one to be read; faults are kept.
     func command(_ space: AddressSpace, _ agent: Agent, expectsEvents: Bool = false) -> Bool {
         isAgentBusy = true
         defer { isAgentBusy = false }
-        bindAgent(agent)
+        let spins = bindAgent(agent)
+        let start = spins > 0 ? monotonicNanoseconds() : 0
         agent.post()
         var slice: Int64 = expectsEvents ? 20_000 : 500_000
         let deadline = Deadline.after(Self.patience)
-        while !agent.waitFinished(nanoseconds: slice, spins: 0) {
+        while !agent.waitFinished(nanoseconds: slice, spins: spins) {
             serveEventsOnly(space)
             if !agent.isAlive { break }
             if deadline.hasPassed {
@@ -291,7 +296,10 @@ extension MonitorCore {
             if slice < 5_000_000 { slice *= 2 }
         }
         if expectsEvents { serveEventsOnly(space) }
-        if agent.isFinished { return true }
+        if agent.isFinished {
+            if spins > 0 { notePolled(monotonicNanoseconds() &- start) }
+            return true
+        }
         try? epoll.remove(agent.descriptor.raw)
         space.agent = nil
         return false

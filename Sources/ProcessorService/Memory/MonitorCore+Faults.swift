@@ -3,16 +3,30 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Page faults (DESIGN §5). A fault costs a read of the userfaultfd, the copy-in, and for a stored page one READ; nothing here
-/// allocates once the tables have grown.
+/// Page faults (DESIGN §5). A fault costs a read of the userfaultfd, the copy-in, and for a stored page one READ;
+/// nothing here allocates once the tables have grown.
 extension MonitorCore {
     var agentIdentityAddress: UInt64 { UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_IDENTITY_OFFSET) }
 
-    /// Serves what an address space's userfaultfd has to say: events before faults, because a fault that came with an event can
-    /// only be served after it.
+    /// Serves what an address space's userfaultfd has to say: events before faults, because a fault that came with an
+    /// event can only be served after it.
+    ///
+    /// Reads on while there is something: a thread that shares this one's processor has often faulted again by the time
+    /// that its last fault is dealt with, and a wait for it would cost a call more. At most some rounds, so that others
+    /// get their turn.
     func serve(_ space: AddressSpace) {
+        for _ in 0..<Self.rounds_max {
+            if !serveRound(space) { return }
+        }
+    }
+
+    private static let rounds_max = 16
+
+    /// Answers whether there was anything, and may be more.
+    private func serveRound(_ space: AddressSpace) -> Bool {
+        if space.isDead { return false }
         let count = Int(lego_uffd_read(space.userfault.raw, messages, Self.messages_max))
-        if count <= 0 { return }
+        if count <= 0 { return false }
         for index in 0..<count where messages[index].kind != LEGO_UFFD_FAULT.rawValue {
             handleEvent(space, messages[index])
         }
@@ -25,6 +39,7 @@ extension MonitorCore {
             }
         }
         if count > 1 { serveDeferred(space) }
+        return colocation.isActive
     }
 
     /// Reads what is there while something else is waited for: handles events, keeps faults for later.
@@ -64,8 +79,8 @@ extension MonitorCore {
     private func handleEvent(_ space: AddressSpace, _ message: lego_uffd_message) {
         switch message.kind {
         case LEGO_UFFD_FORK.rawValue:
-            // While an agent works, the table is not what the kernel has: a page may have been moved out and still count as
-            // resident. The child's table is copied when that is settled, before anything else happens.
+            // While an agent works, the table is not what the kernel has: a page may have been moved out and still
+            // count as resident. The child's table is copied when that is settled, before anything else happens.
             pendingForks.append((space, message.descriptor))
             if !isAgentBusy { followForks() }
         case LEGO_UFFD_REMAP.rawValue:
@@ -139,8 +154,8 @@ extension MonitorCore {
         return true
     }
 
-    /// A fault on a page that should be there. Either another thread's fault has brought it meanwhile, or the kernel dropped it
-    /// in a way that is not trapped, after which it reads as zero or as its file.
+    /// A fault on a page that should be there. Either another thread's fault has brought it meanwhile, or the kernel
+    /// dropped it in a way that is not trapped, after which it reads as zero or as its file.
     private func serveLostPage(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
     ) {

@@ -10,8 +10,8 @@ extension MonitorCore {
         }
     }
 
-    /// A process has forked: the child has a copy of the parent's memory and tables. The parent waited until this event was read,
-    /// the child runs from now on.
+    /// A process has forked: the child has a copy of the parent's memory and tables. The parent waited until this event
+    /// was read, the child runs from now on.
     private func forked(_ parent: AddressSpace, _ userfault: consuming Descriptor) {
         ProgramCounters.add(counters.forks)
         let child: AddressSpace

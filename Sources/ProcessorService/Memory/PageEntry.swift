@@ -2,8 +2,8 @@
 ///
 /// A page is in one of these states:
 /// - untouched: no flag; a fault fills it with zeros or from its file
-/// - resident: mapped in the program. `dirty` when it may be written there without a fault; else write-protected, and equal to
-///   what a fault would bring: its remote copy if it has one, its file, or zeros
+/// - resident: mapped in the program. `dirty` when it may be written there without a fault; else write-protected, and
+///   equal to what a fault would bring: its remote copy if it has one, its file, or zeros
 /// - remote: not resident and `stored`: its only copy is in `slot` of `chunk`
 struct PageEntry: Equatable {
     var bits: UInt64

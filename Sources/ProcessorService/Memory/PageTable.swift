@@ -1,5 +1,5 @@
-/// The pages of one address space: a radix tree of four levels of 512, as the hardware's (LegoOS §4.4 keeps the same shape in
-/// its vma trees). No Dictionary, no allocation on a look-up that hits; a leaf covers 2 MiB.
+/// The pages of one address space: a radix tree of four levels of 512, as the hardware's (LegoOS §4.4 keeps the same
+/// shape in its vma trees). No Dictionary, no allocation on a look-up that hits; a leaf covers 2 MiB.
 ///
 /// Owned by the monitor thread.
 struct PageTable: ~Copyable {

@@ -1,8 +1,8 @@
 import Kernel
 import Synchronization
 
-/// Hands out parts of a node's registered pool, which are the local ends of one-sided transfers. Allocation is for start-up and
-/// shut-down: first fit, O(free parts). Any thread.
+/// Hands out parts of a node's registered pool, which are the local ends of one-sided transfers. Allocation is for
+/// start-up and shut-down: first fit, O(free parts). Any thread.
 public final class PoolAllocator: Sendable {
     private struct FreeList {
         /// Offsets and lengths in bytes, ascending; neighbours are merged.

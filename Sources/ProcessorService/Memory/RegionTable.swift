@@ -33,8 +33,8 @@ struct Region {
     }
 }
 
-/// The private memory of one address space, ascending and disjoint; neighbours of one kind are merged. Owned by the monitor
-/// thread. Changes cost O(regions), look-ups O(log regions).
+/// The private memory of one address space, ascending and disjoint; neighbours of one kind are merged. Owned by the
+/// monitor thread. Changes cost O(regions), look-ups O(log regions).
 struct RegionTable {
     private(set) var regions: [Region] = []
 

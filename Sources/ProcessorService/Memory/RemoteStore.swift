@@ -4,8 +4,8 @@ import Lite
 import Logging
 import Wire
 
-/// One program's remote memory: which components hold it, its chunks, and the transfers. Owned by the monitor thread; no call
-/// allocates except those that reserve chunks.
+/// One program's remote memory: which components hold it, its chunks, and the transfers. Owned by the monitor thread;
+/// no call allocates except those that reserve chunks.
 ///
 /// Every failure is final for the program: it is kept in `failure`, and the calls answer false from then on.
 final class RemoteStore {
@@ -108,7 +108,8 @@ final class RemoteStore {
         pieceCount += 1
     }
 
-    /// Reads `count` stored pages, at most `window`, all in one component, into the read buffer. One READ per contiguous piece.
+    /// Reads `count` stored pages, at most `window`, all in one component, into the read buffer. One READ per
+    /// contiguous piece.
     func read(_ entries: UnsafeMutablePointer<PageEntry>, count: Int) -> Bool {
         if failure != nil { return false }
         pieceCount = 0
@@ -123,8 +124,8 @@ final class RemoteStore {
         return true
     }
 
-    /// Writes pages from the write buffer, page `index` of it to where `entries[index]` is stored. One WRITE per contiguous
-    /// piece.
+    /// Writes pages from the write buffer, page `index` of it to where `entries[index]` is stored. One WRITE per
+    /// contiguous piece.
     func write(_ entries: UnsafePointer<PageEntry>, count: Int) -> Bool {
         if failure != nil { return false }
         var first = 0

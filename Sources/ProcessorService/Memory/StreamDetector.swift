@@ -1,8 +1,9 @@
 /// Finds sequential streams among the faults of one address space, and says how far ahead to fetch.
 ///
-/// A fault leaves behind which page it expects next, upwards and downwards, in a direct-mapped table: random faults only thin
-/// that table out, where a short list of recent streams would be flushed by them. A fault that was expected belongs to a
-/// stream: its window doubles, and it is kept in a table of its own. Owned by the monitor thread; no allocation.
+/// A fault leaves behind which page it expects next, upwards and downwards, in a direct-mapped table: random faults
+/// only thin that table out, where a short list of recent streams would be flushed by them. A fault that was expected
+/// belongs to a stream: its window doubles, and it is kept in a table of its own. Owned by the monitor thread; no
+/// allocation.
 struct StreamDetector: ~Copyable {
     /// Pages of the longest window.
     static let window_max = 64

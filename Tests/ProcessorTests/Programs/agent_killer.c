@@ -1,5 +1,5 @@
-// kill(-1, SIGKILL) reaches everything in the namespace but the caller and the first process: the agent dies, and the program must
-// go on with all its memory.
+// kill(-1, SIGKILL) reaches everything in the namespace but the caller and the first process: the agent dies, and the
+// program must go on with all its memory.
 #include "check.h"
 #include <signal.h>
 

@@ -1,4 +1,5 @@
-// What the test programs share: each checks its own memory, prints a line for every thing that is wrong, and ends with 1 if any was.
+// What the test programs share: each checks its own memory, prints a line for every thing that is wrong, and ends with
+// 1 if any was.
 #pragma once
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -8,12 +9,12 @@
 #include <unistd.h>
 
 static int check_failures;
-#define CHECK(condition)                                                                                                          \
-  do {                                                                                                                             \
-    if (!(condition)) {                                                                                                            \
-      printf("%s:%d: %s\n", __FILE__, __LINE__, #condition);                                                                       \
-      check_failures++;                                                                                                            \
-    }                                                                                                                              \
+#define CHECK(condition) \
+  do { \
+    if (!(condition)) { \
+      printf("%s:%d: %s\n", __FILE__, __LINE__, #condition); \
+      check_failures++; \
+    } \
   } while (0)
 
 enum { PAGE = 4096 };

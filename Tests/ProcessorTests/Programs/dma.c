@@ -1,5 +1,5 @@
-// A buffer that is registered with io_uring is pinned: eviction must leave it where the kernel writes. Prints "skipped" where
-// there is no io_uring. The first argument is a file to make.
+// A buffer that is registered with io_uring is pinned: eviction must leave it where the kernel writes. Prints "skipped"
+// where there is no io_uring. The first argument is a file to make.
 #include "check.h"
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -19,8 +19,8 @@ int main(int count, char **arguments) {
     puts("skipped");
     return 0;
   }
-  char *submission = mmap(NULL, parameters.sq_off.array + parameters.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED, ring,
-                          (off_t)IORING_OFF_SQ_RING);
+  size_t bytes = parameters.sq_off.array + parameters.sq_entries * 4;
+  char *submission = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, ring, (off_t)IORING_OFF_SQ_RING);
   struct io_uring_sqe *entry = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, ring, (off_t)IORING_OFF_SQES);
   press(4000);
   int file = open(arguments[1], O_RDWR | O_CREAT | O_TRUNC, 0600);

@@ -1,5 +1,5 @@
-// fork takes a snapshot, also of what is not in local memory: children and grandchildren verify it while their parent goes on
-// writing. posix_spawn works, the agent is nobody's child, and signals arrive while memory is pressed.
+// fork takes a snapshot, also of what is not in local memory: children and grandchildren verify it while their parent
+// goes on writing. posix_spawn works, the agent is nobody's child, and signals arrive while memory is pressed.
 #include "check.h"
 #include <signal.h>
 #include <spawn.h>

@@ -1,6 +1,6 @@
-// Starts a program as the sandbox does, as far as a monitor can tell: in a pid namespace of its own, under the filter that arrives
-// on descriptor 3, whose listener goes back there. launcher SECONDS PROGRAM [ARGUMENT]...
-// Ends as the program does (128 + signal), or with 124 after SECONDS. Nothing of the program outlives it.
+// Starts a program as the sandbox does, as far as a monitor can tell: in a pid namespace of its own, under the filter
+// that arrives on descriptor 3, whose listener goes back there. launcher SECONDS PROGRAM [ARGUMENT]... Ends as the
+// program does (128 + signal), or with 124 after SECONDS. Nothing of the program outlives it.
 #define _GNU_SOURCE
 #include <linux/filter.h>
 #include <linux/seccomp.h>

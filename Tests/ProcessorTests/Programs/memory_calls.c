@@ -1,5 +1,6 @@
-// The calls that change private memory, each followed by pressure that evicts what they left: what is read must be what the
-// kernel alone would show. The first argument is a file of at least 9 pages plus 100 bytes, byte i being i * 7 + i / 4096.
+// The calls that change private memory, each followed by pressure that evicts what they left: what is read must be what
+// the kernel alone would show. The first argument is a file of at least 9 pages plus 100 bytes, byte i being i * 7 + i
+// / 4096.
 #include "check.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -86,15 +87,20 @@ static void moving(void) {
   if (blocker != MAP_FAILED) munmap(blocker, PAGE);
 }
 
+// Maps ten pages over others.
+static int replaced(char *memory, int kind) {
+  return mmap(memory, 10 * PAGE, PROT_READ | PROT_WRITE, kind | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory;
+}
+
 static void dropping(void) {
   char *memory = pages(100);
   memset(memory, 3, 100 * PAGE);
   press(PRESSURE);
   CHECK(madvise(memory + 10 * PAGE, 20 * PAGE, MADV_DONTNEED) == 0);
   CHECK(all(memory, 10 * PAGE, 3) && all(memory + 10 * PAGE, 20 * PAGE, 0) && all(memory + 30 * PAGE, 70 * PAGE, 3));
-  CHECK(mmap(memory + 50 * PAGE, 10 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+  CHECK(replaced(memory + 50 * PAGE, MAP_PRIVATE));
   CHECK(all(memory + 50 * PAGE, 10 * PAGE, 0) && all(memory + 60 * PAGE, 40 * PAGE, 3));
-  CHECK(mmap(memory + 60 * PAGE, 10 * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED);
+  CHECK(replaced(memory + 60 * PAGE, MAP_SHARED));
   memset(memory + 60 * PAGE, 4, 10 * PAGE);
   press(PRESSURE);
   CHECK(all(memory + 60 * PAGE, 10 * PAGE, 4) && all(memory + 70 * PAGE, 30 * PAGE, 3));

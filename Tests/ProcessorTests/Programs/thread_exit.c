@@ -1,5 +1,5 @@
-// A thread ends without touching the page of its thread descriptor, which was evicted while it slept: the kernel serves no fault
-// of an ending thread, and join must return all the same.
+// A thread ends without touching the page of its thread descriptor, which was evicted while it slept: the kernel serves
+// no fault of an ending thread, and join must return all the same.
 #include "check.h"
 #include <pthread.h>
 #include <sys/syscall.h>

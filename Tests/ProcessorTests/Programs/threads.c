@@ -1,4 +1,5 @@
-// Four threads write tagged pages at random and verify them, map, move and unmap memory, and start threads that end at once.
+// Four threads write tagged pages at random and verify them, map, move and unmap memory, and start threads that end at
+// once.
 #include "check.h"
 #include <pthread.h>
 

@@ -1,4 +1,5 @@
-// Values that live in vector registers across every kind of fault and trapped call: whoever enters the program must leave them.
+// Values that live in vector registers across every kind of fault and trapped call: whoever enters the program must
+// leave them.
 #include "check.h"
 #include <signal.h>
 #include <sys/wait.h>
