@@ -188,6 +188,12 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
         waitForChange(until: .after(.seconds(10))) { $0.links.allSatisfy { $0 !== link } }
     }
 
+    /// Begins to end the connection to a peer, for threads that must not wait: what is under way ends as `peerLost`, and
+    /// `onPeerLost` follows once the peer can reach nothing here any more.
+    public func beginDisconnect(_ peer: LitePeer) {
+        if let link = link(of: peer) { fail(link) }
+    }
+
     /// Disconnects every peer, ends the threads and gives the pool back. Idempotent. Not from a handler.
     public func close() {
         let closes = membership.withLock { membership in

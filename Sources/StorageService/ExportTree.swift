@@ -91,7 +91,7 @@ final class ExportTree: Sendable {
 
     private static func devices(below path: String, except root: UInt64) -> [UInt64] {
         var devices: [UInt64] = []
-        for entry in MountTable.durable(MountTable.current(), below: path) {
+        for entry in MountTable.withFiles(MountTable.current(), below: path) {
             let device = UInt64(entry.major) << 32 | UInt64(entry.minor)
             if device != root && !devices.contains(device) { devices.append(device) }
         }

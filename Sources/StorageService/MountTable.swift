@@ -39,8 +39,20 @@ struct MountEntry: Equatable {
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    /// Whether it keeps files on a disk: what a program expects to find, unlike /proc, /dev or a tmpfs.
-    var isDurable: Bool { major != 0 || ["btrfs", "zfs", "bcachefs"].contains(type) }
+    /// Whether it holds files that somebody put there, which a program expects to find: file systems on disks, those of
+    /// other hosts, and tmpfs where it is not the system's own. Unlike /proc or /sys, and unlike what a process of the
+    /// user serves (fuse), which may not answer.
+    var holdsFiles: Bool {
+        if major != 0 || Self.diskTypes.contains(type) { return true }
+        let isSystems = Self.systemPlaces.contains { mountPoint == $0 || mountPoint.hasPrefix($0 + "/") }
+        return Self.otherTypes.contains(type) && !isSystems
+    }
+
+    /// File systems on disks whose device numbers do not tell.
+    private static let diskTypes: Set = ["btrfs", "zfs", "bcachefs"]
+    private static let otherTypes: Set = ["tmpfs", "nfs", "nfs4", "9p", "virtiofs", "cifs"]
+    /// Where a program has its own, or what is there belongs to the host's running system.
+    private static let systemPlaces = ["/dev", "/proc", "/run", "/sys", "/tmp"]
 }
 
 enum MountTable {
@@ -48,15 +60,15 @@ enum MountTable {
         text.split(separator: "\n").compactMap { MountEntry(line: $0) }
     }
 
-    /// The durable mounts strictly below `root` in the order of their paths, parents first, one per mount point: those
+    /// The mounts with files strictly below `root` in the order of their paths, parents first, one per mount point: those
     /// that an overlay of `root` alone would leave out.
-    static func durable(_ entries: [MountEntry], below root: String) -> [MountEntry] {
+    static func withFiles(_ entries: [MountEntry], below root: String) -> [MountEntry] {
         let prefix = root == "/" ? "/" : root + "/"
         var last: [String: MountEntry] = [:]
         for entry in entries where entry.mountPoint.hasPrefix(prefix) && entry.mountPoint != root {
             last[entry.mountPoint] = entry
         }
-        return last.values.filter(\.isDurable).sorted { $0.mountPoint < $1.mountPoint }
+        return last.values.filter(\.holdsFiles).sorted { $0.mountPoint < $1.mountPoint }
     }
 
     /// This process's mounts; empty when /proc is not there.

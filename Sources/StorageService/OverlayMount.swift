@@ -3,9 +3,9 @@ import Glibc
 import Kernel
 import Logging
 
-/// An overlayfs over a directory of the host, and one over each durable file system that is mounted below it, at its
-/// place. All are mounted in the process's own mount namespace (`StorageService.enterPrivateMounts`), so that they end
-/// with it, however it ends.
+/// An overlayfs over a directory of the host, and one over each file system that is mounted below it and holds files
+/// (`MountEntry.holdsFiles`), at its place. All are mounted in the process's own mount namespace
+/// (`StorageService.enterPrivateMounts`), so that they end with it, however it ends.
 struct OverlayMount {
     /// STATE/tree: where the merged tree is.
     let mountPoint: String
@@ -36,7 +36,7 @@ struct OverlayMount {
         if stat(lower, &status) < 0 { throw .export(path: lower, KernelError("stat")) }
         if status.st_mode & S_IFMT != S_IFDIR { throw .export(path: lower, KernelError("stat", ENOTDIR)) }
         try Self.makeDirectory(mountPoint, mode: 0o700)
-        let below = MountTable.durable(MountTable.current(), below: lower)
+        let below = MountTable.withFiles(MountTable.current(), below: lower)
         try mount(lower: lower, layer: stateDirectory + "/root", at: mountPoint)
         for entry in below where !entry.mountPoint.hasPrefix(stateDirectory + "/") {
             mountBelow(entry, logger: logger)

@@ -134,8 +134,10 @@ final class ProcessorComponent: Sendable {
         hooks.membershipChanged = { [self] members in
             storage.membershipChanged(members)
             mount.storageChanged()
-            for member in members where member.kind == .memory && member.health == .lost {
-                service.componentLost(member.node)
+            for member in members where member.health == .lost {
+                if member.kind == .memory { service.componentLost(member.node) }
+                // A host that vanished leaves its connection open: what waits on it ends now, not at its own deadline.
+                if let peer = frame.node.peer(member.node) { frame.node.beginDisconnect(peer) }
             }
             gate.membershipChanged(members)
         }

@@ -127,6 +127,12 @@ final class RunningCommand {
     /// Ends the process's standard input, where `start(keepingInputOpen:)` kept it open.
     func closeStandardInput() { closeInput() }
 
+    /// Gives the process more input, where `start(keepingInputOpen:)` kept it open.
+    func write(_ text: String) {
+        pendingInput += Array(text.utf8)
+        give()
+    }
+
     private func closeInput() {
         if input >= 0 { close(input) }
         input = -1
@@ -164,7 +170,7 @@ final class RunningCommand {
     }
 
     private func give() {
-        let count = pendingInput.withUnsafeBytes { write(input, $0.baseAddress, min($0.count, 65536)) }
+        let count = pendingInput.withUnsafeBytes { Glibc.write(input, $0.baseAddress, min($0.count, 65536)) }
         if count > 0 { pendingInput = pendingInput.dropFirst(count) }
         if pendingInput.isEmpty && !keepsInputOpen || (count < 0 && errno != EAGAIN) { closeInput() }
     }

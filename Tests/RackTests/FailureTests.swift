@@ -96,6 +96,50 @@ struct FailureTests {
         }
     }
 
+    /// What docs/FAILURES.md promises a program with an open file: calls wait, then fail with EIO; the file goes on with
+    /// the next life of the component, and what fsync acknowledged is there.
+    @Test func aProgramWithAnOpenFileOutlivesItsStorageComponent() throws {
+        try Rack.with { rack in
+            let source = URL(fileURLWithPath: #filePath).deletingLastPathComponent().path + "/Programs/fsyncloop.py"
+            let program = rack.directory + "/fsyncloop.py"
+            try FileManager.default.copyItem(atPath: source, toPath: program)
+            let running = try rack.command(["run", "--", "/usr/bin/python3", program, "/var/tmp/lego-records"]).start()
+            var lines: [Substring] = []
+            /// Reads on until a line that begins so has come after those that are there.
+            func waitForLine(_ start: String) throws {
+                let known = lines.count
+                let isThere = running.pump(until: .after(.seconds(40))) { output, _ in
+                    lines = String(decoding: output, as: UTF8.self).split(separator: "\n")
+                    return lines.dropFirst(known).contains { $0.hasPrefix(start) }
+                }
+                try #require(isThere, "no line '\(start)'; the last ones: \(lines.suffix(5))")
+            }
+            try waitForLine("ok ")
+            // Back before the program's patience ends, then only after it.
+            for waitsForError in [false, true] {
+                #expect(try rack.control(["component", "kill", "storage0"]).status == 0)
+                if waitsForError { try waitForLine("EIO ") }
+                #expect(try rack.control(["component", "start", "storage0"]).status == 0)
+                try waitForLine("ok ")
+            }
+            #expect(lines.allSatisfy { $0.hasPrefix("ok ") || $0.hasPrefix("EIO ") }, "\(lines)")
+            #expect(try rack.control(["component", "kill", "storage0"]).status == 0)
+            running.signal(SIGTERM)
+            let ended = running.finish(until: .after(.seconds(30)))
+            #expect(ended.status == 128 + SIGTERM, "\(ended.errors)")
+            let numbers = ended.text.split(separator: "\n").filter { $0.hasPrefix("ok ") }.compactMap {
+                Int($0.dropFirst(3))
+            }
+            let last = try #require(numbers.last)
+            #expect(numbers == Array(0...last))
+
+            #expect(try rack.control(["component", "start", "storage0"]).status == 0)
+            let records = try rack.run([], ["/bin/cat", "/var/tmp/lego-records"]).text.split(separator: "\n")
+            #expect(records.prefix(last + 1).map { Int($0) } == (0...last).map { $0 })
+            #expect(!FileManager.default.fileExists(atPath: "/var/tmp/lego-records"))
+        }
+    }
+
     @Test func nothingIsLeftAfterEveryDaemonWasKilled() throws {
         try Rack.with { rack in
             _ = try startHolder(rack)

@@ -109,7 +109,9 @@ final class Rack {
     }
 
     /// Processes that name the rack's directory, mounts below it, and descriptors of shared memory that outlived their makers.
-    func leftovers() -> [String] {
+    func leftovers() -> [String] { Self.leftovers(of: directory) }
+
+    static func leftovers(of directory: String) -> [String] {
         var found: [String] = []
         let own = "\(getpid())"
         for entry in (try? FileManager.default.contentsOfDirectory(atPath: "/proc")) ?? [] where Int(entry) != nil {

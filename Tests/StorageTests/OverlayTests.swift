@@ -125,12 +125,16 @@ extension StorageTests {
                 28 24 254:2 / /usr rw - ext4 /dev/vdd rw
                 29 24 254:2 / /var/x rw - ext4 /dev/vdd rw
                 30 24 0:26 / /var/x rw - tmpfs tmpfs rw
+                31 24 0:27 / /run/user/1000 rw - tmpfs tmpfs rw
+                32 24 0:28 / /runs rw - nfs4 host:/runs rw
+                33 24 0:29 / /media/phone rw - fuse.mtp phone rw
                 a line that is none
                 """
             let entries = MountTable.parse(text)
-            #expect(entries.count == 9)
-            #expect(MountTable.durable(entries, below: "/").map(\.mountPoint) == ["/home of\tall", "/srv", "/usr"])
-            #expect(MountTable.durable(entries, below: "/usr").isEmpty)
+            #expect(entries.count == 12)
+            let places = MountTable.withFiles(entries, below: "/").map(\.mountPoint)
+            #expect(places == ["/home of\tall", "/runs", "/srv", "/usr", "/var/x"])
+            #expect(MountTable.withFiles(entries, below: "/usr").isEmpty)
             #expect(OverlayMount.escaped("/a:b,c\\d") == "/a\\:b\\,c\\\\d")
         }
     }
