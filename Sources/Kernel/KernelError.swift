@@ -13,7 +13,10 @@ public struct KernelError: Error, Equatable, CustomStringConvertible {
     }
 
     /// `memfd_create: Cannot allocate memory`.
-    public var description: String { "\(call): \(Self.text(number))" }
+    public var description: String {
+        let advice = number == ENOSYS ? " (Linux 6.8 or later is needed)" : ""
+        return "\(call): \(Self.text(number))\(advice)"
+    }
 
     /// The operator's text of an error number.
     public static func text(_ number: Int32) -> String {

@@ -40,7 +40,7 @@ struct LegoProcessor: DaemonCommand {
     func prepare(_ settings: Settings) throws {
         if geteuid() != 0 { throw DaemonError("a processor component needs root; start it with sudo") }
         try ProcessorRequirements.check()
-        try ProcessorService.enterPrivateMounts()
+        do { try ProcessorService.enterPrivateMounts() } catch { throw DaemonError.noMountNamespace(error) }
     }
 
     func launch(_ context: DaemonContext) throws -> any RunningDaemon {

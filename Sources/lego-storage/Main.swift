@@ -43,7 +43,7 @@ struct LegoStorage: DaemonCommand {
 
     func prepare(_ settings: Settings) throws {
         if geteuid() != 0 { throw DaemonError("a storage component needs root; start it with sudo") }
-        try StorageService.enterPrivateMounts()
+        do { try StorageService.enterPrivateMounts() } catch { throw DaemonError.noMountNamespace(error) }
     }
 
     func launch(_ context: DaemonContext) throws -> any RunningDaemon {

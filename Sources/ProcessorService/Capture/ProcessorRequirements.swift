@@ -4,9 +4,10 @@ import Kernel
 
 /// What a host lacks to run programs.
 public struct MissingRequirements: Error, CustomStringConvertible {
-    /// One line each.
+    /// What each is and where it comes from.
     public let lines: [String]
-    public var description: String { lines.joined(separator: "\n") }
+    /// One line.
+    public var description: String { lines.joined(separator: "; ") }
 }
 
 /// What a processor needs of its host.
@@ -48,11 +49,16 @@ public enum ProcessorRequirements {
         }
         defer { close(device) }
         let descriptor = lego_uffd_create(device)
-        if descriptor < 0 { return ["userfaultfd is refused: \(KernelError.text(-descriptor))"] }
+        if descriptor < 0 {
+            return [
+                "/dev/userfaultfd makes no descriptors (\(KernelError.text(-descriptor))): Linux 6.8 or later is needed, "
+                    + "and in a container that device"
+            ]
+        }
         defer { close(descriptor) }
         var available: UInt64 = 0
         if lego_uffd_api(descriptor, 0, &available) < 0 {
-            return ["the kernel's userfaultfd interface is not understood"]
+            return ["the kernel's userfaultfd interface is not understood: Linux 6.8 or later is needed"]
         }
         let needed: [(String, UInt64)] = [
             ("write protection", UInt64(LEGO_UFFD_FEATURE_WRITE_PROTECT)),
