@@ -8,6 +8,8 @@ extension Checks {
     struct Fault<Device: RDMADevice> {
         let name: String
         let status: WorkStatus
+        /// Requests after a READ may reach the peer before its bytes come back and find no place.
+        var isFoundLate = false
         let post: (Lab<Device>) -> Bool
     }
 
@@ -41,7 +43,7 @@ extension Checks {
                     address: $0.left.region.base, count: 8, localKey: $0.left.region.localKey ^ 0x200_0000)
                 return $0.left.post(.write, [bad], to: key($0, 0))
             },
-            Fault(name: "local memory out of bounds", status: .localProtection) {
+            Fault(name: "local memory out of bounds", status: .localProtection, isFoundLate: true) {
                 $0.left.post(.read, [$0.left.element(size - 10, 11)], to: key($0, 0))
             },
         ]
@@ -52,14 +54,16 @@ extension Checks {
                 let before = Array(lab.right.bytes)
                 #expect(lab.right.postReceive([lab.right.element(0, 64)]))
                 #expect(fault.post(lab), "\(fault.name)")
-                _ = lab.left.post(.write, one(lab), id: 2, to: lab.right.remote())
+                if !fault.isFoundLate { _ = lab.left.post(.write, one(lab), id: 2, to: lab.right.remote()) }
                 let first = try lab.left.next()
-                #expect(first.status == fault.status, "\(fault.name): \(first)")
+                #expect(first.id == 1 && bench.accepts(first.status, for: fault.status), "\(fault.name): \(first)")
+                if fault.isFoundLate { _ = lab.left.post(.write, one(lab), id: 2, to: lab.right.remote()) }
                 let second = try lab.left.next()
                 #expect(second.status == .flushed && second.id == 2, "\(fault.name): \(second)")
                 let receive = try lab.right.next()
                 #expect(receive.status == .flushed && receive.kind == .receive, "\(fault.name): \(receive)")
-                #expect(before.elementsEqual(lab.right.bytes), "\(fault.name)")
+                let isUntouched = before.elementsEqual(lab.right.bytes)
+                #expect(isUntouched, "\(fault.name)")
                 #expect(!lab.left.pair.isConnected && !lab.right.pair.isConnected)
             }
         }

@@ -125,7 +125,7 @@ extension Checks {
 
     /// A refused request, nobody there, nobody who answers, and something that is no device.
     static func failedConnections<Device>(_ bench: Bench<Device>) throws {
-        let left = try bench.make()
+        let left = try (bench.makeLeft ?? bench.make)()
         defer { left.close() }
         let right = try bench.make()
         defer { right.close() }

@@ -4,11 +4,13 @@ import Kernel
 import Synchronization
 import Testing
 
-/// The devices that the checks run on.
+/// The devices that the checks run on: all, or where LEGO_TEST_VERBS is set only real ones.
 enum DeviceKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
     case sharedMemory = "SoftDevice over shared memory"
     case tcp = "SoftDevice over TCP"
     case verbs = "VerbsDevice"
+
+    static var tested: [DeviceKind] { VerbsHost.isRequired ? [.verbs] : allCases }
 
     var testDescription: String { rawValue }
 
@@ -25,7 +27,7 @@ enum DeviceKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
                 print("SKIPPED on VerbsDevice (\(count) so far): \(reason)")
                 return
             }
-            try verbs(Bench(make: { try VerbsDevice() }, host: VerbsHost.address))
+            try verbs(VerbsHost.bench)
         }
     }
 }
@@ -33,10 +35,21 @@ enum DeviceKind: String, CaseIterable, CustomTestStringConvertible, Sendable {
 /// Whether this host can run the checks over verbs.
 enum VerbsHost {
     static let skipped = Atomic<Int>(0)
-    /// Set where an adapter is known to exist, to the address that it is reached by.
-    static let configured = getenv("LEGO_TEST_VERBS").map { String(cString: $0) }
+    /// Set where adapters are known to exist, to the addresses that they are reached by: `ADDRESS` or, where the two
+    /// sides of a connection shall have one each, `ADDRESS,ADDRESS`.
+    static let configured = getenv("LEGO_TEST_VERBS").map {
+        String(cString: $0).split(separator: ",").map { String($0) }
+    }
     static var isRequired: Bool { configured != nil }
-    static var address: String { configured ?? "127.0.0.1" }
+
+    static var bench: Bench<VerbsDevice> {
+        guard let addresses = configured, let host = addresses.last else {
+            return Bench(make: { try VerbsDevice() }, host: "127.0.0.1")
+        }
+        return Bench(
+            make: { try VerbsDevice(configuration: VerbsDeviceConfiguration(address: host)) },
+            makeLeft: { try VerbsDevice(configuration: VerbsDeviceConfiguration(address: addresses[0])) }, host: host)
+    }
 
     /// Why there is no device; nil when there is one.
     static let missing: String? = {

@@ -62,7 +62,8 @@ final class ConnectionManager: @unchecked Sendable {
 
     func start() throws(FabricError) {
         do throws(KernelError) {
-            let started = try KernelThread(name: "lego-rdmacm") { [self] in run() }
+            let events = try AdapterEvents.add(self)
+            let started = try KernelThread(name: "lego-rdmacm") { [self] in run(adapterEvents: events) }
             thread.withLock { $0 = started }
         } catch {
             throw .system(error)
@@ -143,6 +144,7 @@ final class ConnectionManager: @unchecked Sendable {
         }
         wake()
         running?.join()
+        AdapterEvents.remove(self)
         // After the thread: destroying an identifier waits for its events to be acknowledged.
         if let listener { rdma_destroy_id(listener) }
     }
@@ -154,21 +156,28 @@ final class ConnectionManager: @unchecked Sendable {
 
     // MARK: The thread
 
-    private func run() {
+    private func run(adapterEvents: Int32) {
         while true {
-            var entries = (
+            var entries: InlineArray<3, pollfd> = [
                 pollfd(fd: channel.pointee.fd, events: Int16(POLLIN), revents: 0),
-                pollfd(fd: wakeEvent.raw, events: Int16(POLLIN), revents: 0)
-            )
-            withUnsafeMutablePointer(to: &entries) { pointer in
-                _ = pointer.withMemoryRebound(to: pollfd.self, capacity: 2) { poll($0, 2, -1) }
-            }
+                pollfd(fd: wakeEvent.raw, events: Int16(POLLIN), revents: 0),
+                pollfd(fd: adapterEvents, events: Int16(POLLIN), revents: 0),
+            ]
+            var span = entries.mutableSpan
+            _ = span.withUnsafeMutableBufferPointer { poll($0.baseAddress, nfds_t($0.count), -1) }
             wakeEvent.drain()
+            AdapterEvents.drain(context.adapter)
             while let event = ConnectionEvent(from: channel) { handle(event) }
             tearDown()
             // Once closed, every pair has been told to its peer.
             if state.withLock({ $0.isClosed }) { return }
         }
+    }
+
+    /// The adapter has lost connections. On the thread of a manager, this one's or another's of the same adapter.
+    func lose(_ loss: AdapterEvents.Loss) {
+        let pairs = state.withLock { $0.pairs.values.compactMap(\.pair) }
+        for pair in pairs where loss == .adapter || loss == .pair(number: pair.number) { pair.disconnect() }
     }
 
     /// Tells the peers of pairs that have been disconnected here.

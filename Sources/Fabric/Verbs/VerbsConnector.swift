@@ -66,6 +66,15 @@ struct VerbsConnector {
         _ identifier: UnsafeMutablePointer<rdma_cm_id>, _ channel: UnsafeMutablePointer<rdma_event_channel>
     ) throws(FabricError) {
         let milliseconds = max(1, deadline.nanoseconds == .max ? 10_000 : deadline.pollMilliseconds)
+        if let source = context.configuration.address {
+            let place = FabricAddress(host: source, port: 0)
+            try Sockets.withAddresses(of: place, isPassive: true, { .cannotListen(place, reason: $0) }) {
+                (name, _) throws(KernelError) in
+                if rdma_bind_addr(identifier, UnsafeMutablePointer(mutating: name)) != 0 {
+                    throw KernelError("rdma_bind_addr")
+                }
+            }
+        }
         try Sockets.withAddresses(of: address, isPassive: false, { .unreachable(address, reason: $0) }) {
             (name, _) throws(KernelError) in
             if rdma_resolve_addr(identifier, nil, UnsafeMutablePointer(mutating: name), milliseconds) != 0 {

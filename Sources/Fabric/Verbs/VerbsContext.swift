@@ -16,6 +16,8 @@ final class VerbsContext: @unchecked Sendable {
 
     /// Queue pairs of one device at a time.
     static let pairs_max = 1 << 15
+    /// The largest message of a reliable connection (InfiniBand Architecture Specification, 9.7.7.1).
+    static let messageBytes_max = 1 << 31
 
     let adapter: UnsafeMutablePointer<ibv_context>
     let domain: UnsafeMutablePointer<ibv_pd>
@@ -35,10 +37,12 @@ final class VerbsContext: @unchecked Sendable {
         guard let list = rdma_get_devices(&count) else {
             throw .noDevice("this host has none (rdma_get_devices: \(KernelError.text(errno)))")
         }
-        guard let found = Self.choose(list, Int(count), name: configuration.deviceName) else {
+        let found: UnsafeMutablePointer<ibv_context>
+        do throws(FabricError) {
+            found = try Self.choose(UnsafeBufferPointer(start: list, count: Int(count)), configuration)
+        } catch {
             rdma_free_devices(list)
-            let wanted = configuration.deviceName.map { " named \($0)" } ?? ""
-            throw .noDevice("none of \(count)\(wanted) has an active port")
+            throw error
         }
         var limits = ibv_device_attr()
         guard ibv_query_device(found, &limits) == 0, let domain = ibv_alloc_pd(found) else {
@@ -61,19 +65,46 @@ final class VerbsContext: @unchecked Sendable {
         rdma_free_devices(list)
     }
 
+    /// The adapter that has the configured address, else the configured name, else the first; with an active port.
     private static func choose(
-        _ list: UnsafeMutablePointer<UnsafeMutablePointer<ibv_context>?>, _ count: Int, name: String?
-    ) -> UnsafeMutablePointer<ibv_context>? {
-        for index in 0..<count {
-            guard let adapter = list[index] else { continue }
-            if let name, ibv_get_device_name(adapter.pointee.device).map({ String(cString: $0) }) != name { continue }
+        _ list: UnsafeBufferPointer<UnsafeMutablePointer<ibv_context>?>, _ configuration: VerbsDeviceConfiguration
+    ) throws(FabricError) -> UnsafeMutablePointer<ibv_context> {
+        let owner = try configuration.address.map { (address) throws(FabricError) in try adapter(of: address) }
+        for case let adapter? in list {
+            if let owner, owner != adapter { continue }
+            if let name = configuration.deviceName, Self.name(of: adapter) != name { continue }
             var limits = ibv_device_attr()
             guard ibv_query_device(adapter, &limits) == 0, limits.phys_port_cnt > 0 else { continue }
             if (1...limits.phys_port_cnt).contains(where: { lego_verbs_port_is_active(adapter, $0) != 0 }) {
                 return adapter
             }
         }
-        return nil
+        let named = configuration.deviceName.map { " named \($0)" } ?? ""
+        let placed = configuration.address.map { " with the address \($0)" } ?? ""
+        throw .noDevice("none of \(list.count)\(named)\(placed) has an active port")
+    }
+
+    private static func name(of adapter: UnsafeMutablePointer<ibv_context>) -> String? {
+        ibv_get_device_name(adapter.pointee.device).map { String(cString: $0) }
+    }
+
+    /// The adapter whose network interface has this address, as the connection manager sees it.
+    private static func adapter(of address: String) throws(FabricError) -> UnsafeMutablePointer<ibv_context> {
+        var made: UnsafeMutablePointer<rdma_cm_id>?
+        guard rdma_create_id(nil, &made, nil, RDMA_PS_TCP) == 0, let identifier = made else {
+            throw .system(KernelError("rdma_create_id"))
+        }
+        defer { rdma_destroy_id(identifier) }
+        let place = FabricAddress(host: address, port: 0)
+        try Sockets.withAddresses(of: place, isPassive: true, { .noDevice("none has the address \(address): \($0)") }) {
+            (name, _) throws(KernelError) in
+            if rdma_bind_addr(identifier, UnsafeMutablePointer(mutating: name)) != 0 {
+                throw KernelError("rdma_bind_addr")
+            }
+        }
+        // Bound to no adapter: the loopback address, or all addresses.
+        guard let adapter = identifier.pointee.verbs else { throw .noDevice("none has the address \(address)") }
+        return adapter
     }
 
     // MARK: Logs
@@ -107,13 +138,18 @@ final class VerbsContext: @unchecked Sendable {
 
 /// The habits of a `VerbsDevice`.
 public struct VerbsDeviceConfiguration: Sendable {
-    /// The adapter, e.g. `mlx5_0`; nil takes the first with an active port.
+    /// The adapter, e.g. `mlx5_0`; nil takes the one that has `address`, or the first with an active port.
     public var deviceName: String?
+    /// The address of this host that connections come from. It decides the adapter, its port and the GID: the kernel's
+    /// connection manager takes the GID of the interface that has the address, of type RoCE v2 where the adapter has
+    /// one. nil leaves that to the way to each peer.
+    public var address: String?
     /// Where `allocate` places memory; nil leaves it to the kernel.
     public var memoryNode: Int?
 
-    public init(deviceName: String? = nil, memoryNode: Int? = nil) {
+    public init(deviceName: String? = nil, address: String? = nil, memoryNode: Int? = nil) {
         self.deviceName = deviceName
+        self.address = address
         self.memoryNode = memoryNode
     }
 }

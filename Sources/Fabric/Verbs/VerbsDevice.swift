@@ -7,7 +7,7 @@ public final class VerbsDevice: RDMADevice {
     private let context: VerbsContext
     private let manager: ConnectionManager
 
-    /// Opens the first adapter with an active port, or the one that is named. Throws `noDevice` when there is none.
+    /// Opens the adapter that the configuration asks for. Throws `noDevice` when there is none with an active port.
     public init(configuration: VerbsDeviceConfiguration = VerbsDeviceConfiguration()) throws(FabricError) {
         context = try VerbsContext(configuration: configuration)
         manager = try ConnectionManager(context: context)

@@ -101,22 +101,23 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
 
     /// Cost: that of ibv_post_send.
     public func postSend(_ request: borrowing WorkRequest) -> Bool {
-        guard lego_atomic_load_u32(state) != State.connecting.rawValue, request.local.count <= elements_max,
-            let slot = log.nextSendSlot
-        else { return false }
+        guard lego_atomic_load_u32(state) != State.connecting.rawValue, let slot = log.nextSendSlot else {
+            return false
+        }
+        let verdict = verdict(request)
+        if verdict != .success { return postFault(request, verdict, slot: slot) }
         let request = copy request
-        return withUnsafeTemporaryAllocation(of: ibv_sge.self, capacity: elements_max) { list in
+        let result = withUnsafeTemporaryAllocation(of: ibv_sge.self, capacity: elements_max) { list in
             var count = Self.fill(list, request.local)
             var flags: UInt32 = 0
             if request.isInline {
                 if let bounce {
-                    guard let copied = copy(list, count, to: bounce, slot: slot) else { return false }
-                    count = copied
+                    count = copy(list, count, to: bounce, slot: slot)
                 } else {
                     flags |= IBV_SEND_INLINE.rawValue
                 }
             }
-            let (number, signal) = log.noteSend(request, slot: slot)
+            let (number, signal) = log.noteSend(request, slot: slot, verdict: .success)
             if signal { flags |= IBV_SEND_SIGNALED.rawValue }
             var work = ibv_send_wr()
             work.wr_id = number
@@ -125,10 +126,52 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
             work.send_flags = flags
             describe(request, &work)
             var refused: UnsafeMutablePointer<ibv_send_wr>?
-            guard ibv_post_send(pair, &work, &refused) == 0 else { return false }
-            log.commitSend(signaled: signal)
-            return true
+            let result = ibv_post_send(pair, &work, &refused)
+            if result == 0 { log.commitSend(signaled: signal) }
+            return result
         }
+        if result == 0 { return true }
+        // The queue is full, or the adapter finds a fault of its own.
+        return result == ENOMEM ? false : postFault(request, .localProtection, slot: slot)
+    }
+
+    /// What is wrong with a request, as any adapter has it; some refuse to take such requests at all.
+    private func verdict(_ request: borrowing WorkRequest) -> WorkStatus {
+        let local = request.local
+        if local.count > elements_max { return .localProtection }
+        var total = 0
+        for element in local { total &+= Int(element.count) }
+        if total > VerbsContext.messageBytes_max { return .localLength }
+        switch request.opcode {
+        case .fetchAdd, .compareSwap:
+            if total != 8 || local.count != 1 { return .localLength }
+            return request.remoteAddress & 7 == 0 ? .success : .remoteAccess
+        case .read: return request.isInline ? .localLength : .success
+        case .send, .write, .writeWithImmediate:
+            return request.isInline && total > inline_max ? .localLength : .success
+        }
+    }
+
+    /// Posts, in place of a request that is at fault, one that fails in this adapter: what follows it is flushed and
+    /// the connection ends, as with every failed request.
+    private func postFault(_ request: borrowing WorkRequest, _ verdict: WorkStatus, slot: Int) -> Bool {
+        // On a connection that has ended already it is flushed like any other.
+        let verdict = isConnected ? verdict : .success
+        let (number, _) = log.noteSend(request, slot: slot, verdict: verdict)
+        var nowhere = ibv_sge(addr: 0, length: 1, lkey: 0)
+        var work = ibv_send_wr()
+        work.wr_id = number
+        work.opcode = IBV_WR_RDMA_WRITE
+        work.send_flags = IBV_SEND_SIGNALED.rawValue
+        work.num_sge = 1
+        var refused: UnsafeMutablePointer<ibv_send_wr>?
+        let result = withUnsafeMutablePointer(to: &nowhere) { list in
+            work.sg_list = list
+            return ibv_post_send(pair, &work, &refused)
+        }
+        if result != 0 { return false }
+        log.commitSend(signaled: true)
+        return true
     }
 
     private func describe(_ request: borrowing WorkRequest, _ work: inout ibv_send_wr) {
@@ -166,20 +209,16 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
         return count
     }
 
-    /// Gathers inline bytes in the slot's place of the bounce memory; answers the elements left, nil when they are too
-    /// many bytes.
+    /// Gathers inline bytes, which fit, in the slot's place of the bounce memory; answers the elements left.
     private func copy(
         _ list: UnsafeMutableBufferPointer<ibv_sge>, _ count: Int, to bounce: VerbsRegion, slot: Int
-    ) -> Int? {
+    ) -> Int {
         let place = bounce.base + slot * inline_max
         var filled = 0
         for index in 0..<count {
-            let length = Int(list[index].length)
-            guard filled + length <= inline_max, let from = UnsafeRawPointer(bitPattern: UInt(list[index].addr)) else {
-                return nil
-            }
-            memcpy(place + filled, from, length)
-            filled += length
+            guard let from = UnsafeRawPointer(bitPattern: UInt(list[index].addr)) else { continue }
+            memcpy(place + filled, from, Int(list[index].length))
+            filled += Int(list[index].length)
         }
         if filled == 0 { return 0 }
         list[0] = ibv_sge(addr: UInt64(UInt(bitPattern: place)), length: UInt32(filled), lkey: bounce.localKey)
@@ -196,17 +235,26 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
             var refused: UnsafeMutablePointer<ibv_recv_wr>?
             guard ibv_post_recv(pair, &work, &refused) == 0 else { return false }
             log.commitReceive()
+            // Soft-RoCE looks at receives only when something happens; either this sees the end of the connection, or
+            // the flush that follows the end sees the receive.
+            lego_atomic_fence()
+            if lego_atomic_load_u32(state) == State.broken.rawValue { flush() }
             return true
         }
     }
 
     public func disconnect() {
         if lego_atomic_exchange_u32(state, State.broken.rawValue) == State.broken.rawValue { return }
-        // Flushes at once and refuses the peer; the connection manager's thread then tells it.
+        // Refuses the peer at once; the connection manager's thread then tells it.
+        flush()
+        manager.wake()
+    }
+
+    /// Puts the pair into its error state, in which all that is posted is flushed.
+    private func flush() {
         var attributes = ibv_qp_attr()
         attributes.qp_state = IBV_QPS_ERR
         ibv_modify_qp(pair, &attributes, Int32(IBV_QP_STATE.rawValue))
-        manager.wake()
     }
 
     /// The peer has agreed.

@@ -23,6 +23,8 @@ final class WorkLog: @unchecked Sendable {
         var id: UInt64
         var opcode: WorkOpcode
         var isSignaled: Bool
+        /// How the request fails if it was at fault when it was posted, else `.success`.
+        var verdict: WorkStatus
     }
 
     let index: Int
@@ -70,9 +72,9 @@ final class WorkLog: @unchecked Sendable {
 
     /// Notes a request in the slot; answers its number and whether the adapter must signal it: also every so many
     /// requests for this log's own sake, so that the queue never fills up with requests that nobody hears of.
-    func noteSend(_ request: borrowing WorkRequest, slot: Int) -> (number: UInt64, signal: Bool) {
+    func noteSend(_ request: borrowing WorkRequest, slot: Int, verdict: WorkStatus) -> (number: UInt64, signal: Bool) {
         let isSignaled = request.isSignaled
-        sent[slot] = Sent(id: request.id, opcode: request.opcode, isSignaled: isSignaled)
+        sent[slot] = Sent(id: request.id, opcode: request.opcode, isSignaled: isSignaled, verdict: verdict)
         unsignaled += 1
         let needsSignal = isSignaled || unsignaled >= max(1, sendCapacity / 4)
         return (number(sendTail, 0), needsSignal)
@@ -115,17 +117,21 @@ final class WorkLog: @unchecked Sendable {
         let request = sent[Int(position % UInt64(sendCapacity))]
         sendHead.store(position &+ 1, ordering: .releasing)
         if isSuccess, !request.isSignaled { return nil }
+        var status = status(entry.status, request.opcode)
+        if request.verdict != .success { status = request.verdict }
         return WorkCompletion(
-            id: request.id, status: status(entry.status, request.opcode), kind: .send, count: entry.byte_len,
-            queuePair: entry.qp_num)
+            id: request.id, status: status, kind: .send, count: entry.byte_len, queuePair: entry.qp_num)
     }
 
     /// A request has failed: as with any adapter, the connection is at its end.
     func fail() { onFailure?() }
 
+    /// `opcode` is nil for a receive.
     private func status(_ status: ibv_wc_status, _ opcode: WorkOpcode?) -> WorkStatus {
         switch status {
         case IBV_WC_SUCCESS: .success
+        // So does Soft-RoCE say that a message is longer than the receive.
+        case IBV_WC_LOC_QP_OP_ERR where opcode == nil: .localLength
         case IBV_WC_LOC_PROT_ERR, IBV_WC_LOC_QP_OP_ERR, IBV_WC_LOC_ACCESS_ERR: .localProtection
         case IBV_WC_LOC_LEN_ERR: .localLength
         case IBV_WC_REM_ACCESS_ERR: .remoteAccess
