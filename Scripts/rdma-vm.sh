@@ -49,7 +49,7 @@ fetch_kernel() {
   mv "$cache/unpacked" "$cache/kernel"
 }
 
-(install_packages qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers) ||
+(install_packages qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers rdmacm-utils) ||
   skip "QEMU cannot be installed"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -84,7 +84,9 @@ grep -q rdma_rxe "$tree/modules/order" || skip "the kernel $version has no Soft-
 cp "$root/Scripts/rdma-vm-guest.sh" "$tree/guest"
 {
   printf 'cd %q\n' "$PWD"
-  for name in ${!LEGO_*}; do printf 'export %s=%q\n' "$name" "${!name}"; done
+  for name in ${!LEGO_*}; do
+    [[ $name == LEGO_VM_* ]] || printf 'export %s=%q\n' "$name" "${!name}"
+  done
   printf 'exec'
   printf ' %q' "$@"
   echo
