@@ -5,6 +5,10 @@ import PackageDescription
 //   executables -> *Service -> Lite -> Fabric -> Wire;  Kernel and CLinux serve them all.
 
 let strict: [SwiftSetting] = [.treatAllWarnings(as: .error)]
+/// The targets on the fault path. Their mutable state has one owning thread each (docs/ARCHITECTURE.md), so that a release
+/// build need not look overlapping accesses up at run time; debug builds and their tests still do.
+let hot: [SwiftSetting] =
+    strict + [.unsafeFlags(["-enforce-exclusivity=unchecked"], .when(configuration: .release))]
 let strictC: [CSetting] = [.unsafeFlags(["-Wall", "-Wextra", "-Werror"])]
 
 /// The injected agent runs in a foreign address space without a C library: no relocation, no vector register, no call.
@@ -61,8 +65,8 @@ let package = Package(
         .target(name: "Wire", swiftSettings: strict),
         .target(
             name: "Fabric", dependencies: ["Kernel", "Wire", "CLinux", "CVerbs", "CRdmaCM", "CNuma"],
-            swiftSettings: strict),
-        .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
+            swiftSettings: hot),
+        .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: hot),
 
         // Configuration files: schemas, their default files, checked reading.
         .target(
@@ -88,7 +92,7 @@ let package = Package(
         .target(
             name: "ProcessorService",
             dependencies: ["Daemon", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", log, metrics],
-            swiftSettings: strict),
+            swiftSettings: hot),
         .target(
             name: "ManagerService",
             dependencies: [

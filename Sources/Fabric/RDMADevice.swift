@@ -234,11 +234,24 @@ public protocol QueuePair: AnyObject, Sendable {
     /// deadline comes first: the peer has been stopped in the middle of one. For fencing a peer before memory is given
     /// to another.
     func awaitQuiet(until deadline: Deadline) -> Bool
+    /// The peer's memory as this process's own loads and stores reach it, where the link is shared memory and the
+    /// region has been mapped by an earlier transfer; nil everywhere else, and where a READ or WRITE would be refused:
+    /// post one then. The peer's deregistration waits for the access until `endAccess`, so keep it short. Any thread;
+    /// two locked instructions.
+    func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
+        -> UnsafeMutableRawPointer?
+    /// Ends an access that `beginAccess` has begun.
+    func endAccess()
 }
 
 extension QueuePair {
     /// An adapter that has been told to disconnect refuses the peer at once.
     public func awaitQuiet(until deadline: Deadline) -> Bool { true }
+    /// An adapter's peer is beyond loads and stores.
+    public func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
+        -> UnsafeMutableRawPointer?
+    { nil }
+    public func endAccess() {}
 }
 
 /// A connection request that has arrived and waits for an answer.

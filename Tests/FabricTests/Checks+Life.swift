@@ -38,6 +38,51 @@ extension Checks {
         }
     }
 
+    /// Loads and stores to a peer's memory on the same host see what transfers do, are refused where those are, and hold a
+    /// deregistration up; over other links there are none.
+    static func directAccess<Device>(_ bench: Bench<Device>) throws {
+        try bench.withLab(bytes: 1 << 16) { lab in
+            let (left, right) = (lab.left, lab.right)
+            let extra = try right.device.allocate(bytes: 1 << 16, access: .read)
+            extra.base.storeBytes(of: 42, as: UInt64.self)
+            func begin(_ key: UInt32, _ offset: UInt64, _ count: Int, _ access: RemoteAccess)
+                -> UnsafeMutableRawPointer?
+            { left.pair.beginAccess(key, address: extra.remoteAddress &+ offset, count: count, access) }
+            // Not before a transfer has had the region mapped.
+            #expect(begin(extra.remoteKey, 0, 8, .read) == nil)
+            #expect(left.post(.read, [left.element(0, 8)], to: (extra.remoteKey, extra.remoteAddress)))
+            try left.expectNext(.success)
+            let place = begin(extra.remoteKey, 0, 1 << 16, .read)
+            #expect((place != nil) == (left.pair.link == .sharedMemory))
+            guard let place else { return }
+            #expect(place.load(as: UInt64.self) == 42)
+            for refused in [
+                begin(extra.remoteKey, 1, 1 << 16, .read), begin(extra.remoteKey, .max, 1, .read),
+                begin(extra.remoteKey, 0, -1, .read), begin(extra.remoteKey, 0, 8, .write),
+                begin(extra.remoteKey ^ 1 << 20, 0, 8, .read),
+            ] { #expect(refused == nil) }
+            let isGone = Atomic<Bool>(false)
+            let owner = try KernelThread(name: "owner") {
+                extra.deregister()
+                isGone.store(true, ordering: .releasing)
+            }
+            // Nothing new begins once it has; what has begun is waited for.
+            while begin(extra.remoteKey, 0, 8, .read) != nil {
+                left.pair.endAccess()
+                sched_yield()
+            }
+            let isEarly = isGone.load(ordering: .acquiring)
+            #expect(!isEarly)
+            #expect(place.load(as: UInt64.self) == 42)
+            left.pair.endAccess()
+            owner.join()
+            right.pair.disconnect()
+            #expect(right.pair.awaitQuiet(until: .after(labTimeout)))
+            let (key, address) = right.remote()
+            #expect(left.pair.beginAccess(key, address: address, count: 8, .read) == nil)
+        }
+    }
+
     /// After a disconnection that has been waited for nothing lands any more, although the region stays registered.
     static func fencing<Device>(_ bench: Bench<Device>) throws {
         try bench.withLab(bytes: 1 << 20) { lab in

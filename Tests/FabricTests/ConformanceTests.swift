@@ -63,6 +63,9 @@ import Testing
     func broughtMemory(kind: DeviceKind) throws { try kind.run(Checks.broughtMemory, Checks.broughtMemory) }
 
     @Test(arguments: DeviceKind.tested)
+    func directAccess(kind: DeviceKind) throws { try kind.run(Checks.directAccess, Checks.directAccess) }
+
+    @Test(arguments: DeviceKind.tested)
     func failedConnections(kind: DeviceKind) throws { try kind.run(Checks.failedConnections, Checks.failedConnections) }
 
     @Test(arguments: DeviceKind.tested)

@@ -36,6 +36,20 @@ struct CaptureTests {
         }
     }
 
+    /// 512 hot pages between visits of 1000 others, with room for 1500: in one queue every hot page would leave before
+    /// its next visit, and each of the 11 later rounds read all of them again (5632 reads).
+    @Test func whatComesBackSoonIsKept() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("hot_set", directory)
+            let rack = try CaptureRack()
+            let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
+            expectOK(outcome)
+            // Some 900 of 1000 scattered visits miss in each of 12 rounds; the hot set is read twice before it is proven.
+            #expect(outcome.statistics.remoteReadPages < 12 * 1000 + 5 * 512, "\(outcome.statistics)")
+        }
+    }
+
     @Test func theCallsThatChangeMemory() throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)

@@ -95,6 +95,33 @@ import Testing
         #expect(table.entry(4).pointee.bits == PageEntry.resident)
     }
 
+    @Test func aQueueHasOnlyItsOwnPages() {
+        var table = PageTable()
+        var probation = EvictionQueue()
+        let proven = EvictionQueue(proven: true)
+        table.entry(1).pointee.set(PageEntry.resident)
+        table.entry(2).pointee.set(PageEntry.resident | PageEntry.proven)
+        table.entry(3).pointee.set(PageEntry.proven)
+        #expect((1...3).map { probation.belongs(table.entry($0).pointee) } == [true, false, false])
+        #expect((1...3).map { proven.belongs(table.entry($0).pointee) } == [false, true, false])
+        // A full queue throws out what has gone over to the other one.
+        for _ in 0..<1024 { probation.push(2, stamp: 0, table: &table) }
+        probation.push(1, stamp: 0, table: &table)
+        #expect(probation.count == 1)
+    }
+
+    @Test func anEntryKeepsItsDepartureBesideItsPlace() {
+        var entry = PageEntry()
+        #expect(entry.departure == 0)
+        entry.departure = 0xbeef
+        entry.store(chunk: 0xffff_fffe, slot: 15)
+        #expect((entry.departure, entry.chunk, entry.slot) == (0xbeef, 0xffff_fffe, 15))
+        entry.departure = 1
+        #expect((entry.departure, entry.chunk, entry.slot) == (1, 0xffff_fffe, 15))
+        entry.forgetStored()
+        #expect(entry.departure == 1 && !entry.isStored)
+    }
+
     @Test func theQueueGrowsWhenAllIsLive() {
         var table = PageTable()
         var queue = EvictionQueue()

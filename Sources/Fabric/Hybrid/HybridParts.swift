@@ -112,6 +112,17 @@ public final class HybridQueuePair: QueuePair {
         }
     }
 
+    public func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
+        -> UnsafeMutableRawPointer?
+    {
+        switch kind {
+        case .soft(let pair): pair.beginAccess(remoteKey, address: address, count: count, access)
+        case .verbs: nil
+        }
+    }
+
+    public func endAccess() { if case .soft(let pair) = kind { pair.endAccess() } }
+
     public var isConnected: Bool {
         switch kind {
         case .soft(let pair): pair.isConnected

@@ -101,6 +101,17 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         }
     }
 
+    public func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
+        -> UnsafeMutableRawPointer?
+    {
+        guard state.load(ordering: .acquiring) == State.connected.rawValue, case .shared(let channel) = transport else {
+            return nil
+        }
+        return channel.beginAccess(remoteKey, address: address, count: count, access)
+    }
+
+    public func endAccess() { if case .shared(let channel) = transport { channel.endAccess() } }
+
     // MARK: Life
 
     /// Begins to work: the transport has all that it needs.

@@ -41,6 +41,10 @@ final class MonitorCore: @unchecked Sendable {
     var resident = 0
     /// Pages that ever became resident: the clock of the eviction queues, in units of 64.
     var arrivals: UInt64 = 0
+    /// Pages that ever were evicted: the clock of refaults, in units of 64.
+    var departures: UInt64 = 0
+    /// Departures, in units of 64, after which a page's return proves nothing any more: three quarters of the limit.
+    let refaultWindow: UInt64
     /// Set once the rack must end the program: nothing is answered any more, so that no page can read as what it is
     /// not.
     var hasFailed = false
@@ -83,6 +87,7 @@ final class MonitorCore: @unchecked Sendable {
         store = try RemoteStore(program: program, remote: remote, counters: counters)
         let asked = limitBytes == 0 ? cache.capacityPages : Int(clamping: limitBytes / Page.bytes)
         limitPages = max(ExCache.minimumPages, min(asked, cache.capacityPages))
+        refaultWindow = UInt64(max(1, limitPages / 64 * 3 / 4))
         windowPages = max(1, min(RemoteStore.window, limitPages / 16))
         batchPages = max(8, min(Int(LEGO_AGENT_BATCH), limitPages / 16))
         userfaultDevice = try Descriptor(checking: "open /dev/userfaultfd", lego_uffd_open_device())

@@ -19,7 +19,19 @@ final class AddressSpace {
     let userfault: Descriptor
     var table = PageTable()
     var regions = RegionTable()
-    var queue = EvictionQueue()
+    /// Resident pages in the order of their leaving. Whether a resident page is used cannot be seen, only that it comes
+    /// back: what does so within `MonitorCore.refaultWindow` departures is proven and leaves after what is on probation
+    /// (the idea of 2Q, Johnson and Shasha, VLDB 1994). A scan so passes through the probation's share alone, where a
+    /// single queue (LegoOS's FIFO) would be emptied by it.
+    var probation = EvictionQueue()
+    var proven = EvictionQueue(proven: true)
+    var residentProven = 0
+    /// The share of pages on probation that is left to them: 1/5.
+    static let probationShare = 5
+    /// Whether the next page to leave is a proven one.
+    var leavesProven: Bool {
+        residentProven > 0 && (resident - residentProven) * Self.probationShare < resident
+    }
     var streams = StreamDetector()
     /// First writes to pages that were mapped write-protected.
     var writes = StreamDetector()

@@ -1,5 +1,4 @@
-/// The resident pages of one address space in the order in which they came: first in, first out, which LegoOS found
-/// best (§6.1 of its paper). Entries of pages that have gone meanwhile are skipped when they are met. Each entry
+/// Resident pages of one address space in the order in which they came, first in, first out. Entries of pages that have gone meanwhile are skipped when they are met. Each entry
 /// carries the program-wide time at which its page came, so that the oldest of several queues can be found.
 ///
 /// Owned by the monitor thread. Amortised O(1); grows by doubling, and only when most entries are live.
@@ -13,7 +12,12 @@ struct EvictionQueue: ~Copyable {
     static let stampBits: UInt64 = 28
     static let stampMask: UInt64 = 1 << stampBits - 1
 
-    init() {
+    /// The `PageEntry.proven` flag of the pages that belong here; an entry of a page that is in the other queue by now
+    /// has gone.
+    private let flag: UInt64
+
+    init(proven: Bool = false) {
+        flag = proven ? PageEntry.proven : 0
         capacity = 1024
         entries = .allocate(capacity: capacity)
     }
@@ -37,6 +41,12 @@ struct EvictionQueue: ~Copyable {
         return entry >> Self.stampBits
     }
 
+    /// Whether a page with this entry is resident and in this queue.
+    @inline(__always)
+    func belongs(_ entry: PageEntry) -> Bool {
+        entry.bits & (PageEntry.resident | PageEntry.proven) == PageEntry.resident | flag
+    }
+
     /// How long ago the oldest entry came, in stamps.
     @inline(__always)
     func age(now: UInt64) -> UInt64 {
@@ -49,7 +59,7 @@ struct EvictionQueue: ~Copyable {
         var kept = 0
         for index in 0..<count {
             let entry = entries[(head + index) & (capacity - 1)]
-            guard let found = table.find(entry >> Self.stampBits), found.pointee.isResident,
+            guard let found = table.find(entry >> Self.stampBits), belongs(found.pointee),
                 found.pointee.bits & PageEntry.marked == 0
             else { continue }
             found.pointee.set(PageEntry.marked)

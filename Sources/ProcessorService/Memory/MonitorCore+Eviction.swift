@@ -47,7 +47,8 @@ extension MonitorCore {
             guard let space, space.agent != nil, space.resident > 0, !space.isInjecting, !space.isStuck else {
                 continue
             }
-            let age = space.queue.age(now: arrivals >> 6) + 1
+            let now = arrivals >> 6
+            let age = (space.leavesProven ? space.proven.age(now: now) : space.probation.age(now: now)) + 1
             if age > bestAge { (best, bestAge) = (space, age) }
         }
         return best
@@ -98,15 +99,22 @@ extension MonitorCore {
         followForks()
     }
 
-    /// Takes up to `count` resident, evictable pages from the queue into `victims`, ascending.
+    /// Takes up to `count` resident, evictable pages from the queues into `victims`, ascending.
     private func pickVictims(_ space: AddressSpace, _ count: Int) -> Int {
+        let first = space.leavesProven
+        let found = first ? pick(&space.proven, space, count) : pick(&space.probation, space, count)
+        if found > 0 { return found }
+        return first ? pick(&space.probation, space, count) : pick(&space.proven, space, count)
+    }
+
+    private func pick(_ queue: inout EvictionQueue, _ space: AddressSpace, _ count: Int) -> Int {
         var found = 0
-        var tries = space.queue.count
-        while found < count, tries > 0, let page = space.queue.pop() {
+        var tries = queue.count
+        while found < count, tries > 0, let page = queue.pop() {
             tries -= 1
-            guard let entry = space.table.find(page), entry.pointee.isResident else { continue }
+            guard let entry = space.table.find(page), queue.belongs(entry.pointee) else { continue }
             if entry.pointee.isPinned {
-                space.queue.push(page, stamp: arrivals >> 6, table: &space.table)
+                queue.push(page, stamp: arrivals >> 6, table: &space.table)
                 continue
             }
             // Insertion keeps them sorted and finds second entries of a page.
@@ -173,12 +181,13 @@ extension MonitorCore {
                 if !isMove {
                     if result.failed >> UInt64(index) & 1 != 0 { keep(space, page) } else { left(space, entry) }
                 } else if index < Int(result.done) {
-                    memcpy(
-                        store.writeBuffer + moved * Int(Page.bytes), agent.buffer + (start + index) * Int(Page.bytes),
-                        Int(Page.bytes))
+                    let source = agent.buffer + (start + index) * Int(Page.bytes)
                     if !store.assign(page, entry) { return checkStore() }
-                    victimEntries[moved] = entry.pointee
-                    moved += 1
+                    if !store.store(source, entry.pointee) {
+                        memcpy(store.writeBuffer + moved * Int(Page.bytes), source, Int(Page.bytes))
+                        victimEntries[moved] = entry.pointee
+                        moved += 1
+                    }
                     left(space, entry)
                 } else if index == Int(result.done) && result.error == -Int64(ENOENT) {
                     // Dropped in a way that is not trapped.
@@ -204,7 +213,10 @@ extension MonitorCore {
     /// A page has left local memory.
     @inline(__always)
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
-        entry.pointee.clear(PageEntry.resident | PageEntry.dirty | PageEntry.shared)
+        if entry.pointee.isProven { space.residentProven -= 1 }
+        entry.pointee.clear(PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven)
+        departures &+= 1
+        entry.pointee.departure = max(1, departures >> 6 & 0xffff)
         space.resident -= 1
         resident -= 1
         ProgramCounters.add(counters.evictedPages)
@@ -212,7 +224,17 @@ extension MonitorCore {
 
     /// A page cannot leave now: it is tried again when it has become the oldest once more.
     private func keep(_ space: AddressSpace, _ page: UInt64) {
-        space.queue.push(page, stamp: arrivals >> 6, table: &space.table)
+        if space.table.entry(page).pointee.isProven {
+            space.proven.push(page, stamp: arrivals >> 6, table: &space.table)
+        } else {
+            space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
+        }
+    }
+
+    /// Whether a page that comes now had left not long ago.
+    @inline(__always)
+    func isRefault(_ entry: PageEntry) -> Bool {
+        entry.departure != 0 && (departures >> 6 &- entry.departure) & 0xffff <= refaultWindow
     }
 
     /// The way out for pages that the kernel does not move: those that a fork shares, and those in read-only or

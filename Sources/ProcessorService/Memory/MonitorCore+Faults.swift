@@ -20,7 +20,7 @@ extension MonitorCore {
         }
     }
 
-    private static let rounds_max = 16
+    private static let rounds_max = 64
 
     /// Answers whether there was anything, and may be more.
     private func serveRound(_ space: AddressSpace) -> Bool {
@@ -200,9 +200,56 @@ extension MonitorCore {
         }
         if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
-        if !store.read(firstEntry, count: count) { return checkStore() }
         let writable = message.is_write != 0 || writesFollow(space, prediction, first, count)
-        copyIn(space, first, count, store.readBuffer, message, writable: writable)
+        bring(space, first, firstEntry, count, message, writable: writable)
+    }
+
+    /// Maps stored pages: from where they lie, if that is on this host, else by one READ.
+    private func bring(
+        _ space: AddressSpace, _ first: UInt64, _ entries: PageTable.EntryPointer, _ count: Int,
+        _ message: lego_uffd_message, writable: Bool
+    ) {
+        let page = Page.number(message.address)
+        // The run of the faulting page comes last, because it lets the thread go on, which then shall find the others.
+        var own = (start: 0, length: count)
+        var index = 0
+        while index < count {
+            let length = store.runLength(entries + index, count: count - index)
+            let start = first + UInt64(index)
+            if start <= page && page < start + UInt64(length) {
+                own = (index, length)
+            } else if let lent = store.beginRead(entries[index], count: length) {
+                copyAhead(space, start, length, lent.place, writable: writable)
+                store.endRead(lent)
+            } else {
+                own = (0, count)
+                break
+            }
+            index += length
+        }
+        let entry = entries + own.start
+        let start = first + UInt64(own.start)
+        if store.runLength(entry, count: own.length) == own.length,
+            let lent = store.beginRead(entry.pointee, count: own.length)
+        {
+            copyIn(space, start, own.length, lent.place, message, writable: writable, isAlone: count == 1)
+            store.endRead(lent)
+        } else if store.read(entry, count: own.length) {
+            copyIn(space, start, own.length, store.readBuffer, message, writable: writable, isAlone: count == 1)
+        } else {
+            checkStore()
+        }
+    }
+
+    /// Maps pages that nobody waits for; those that cannot be mapped now stay where they are.
+    private func copyAhead(
+        _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer, writable: Bool
+    ) {
+        let result = lego_uffd_copy(
+            space.userfault.raw, Page.address(first), source, UInt64(count) * Page.bytes, writable ? 0 : 1)
+        for index in 0..<Int(max(0, result) / Int64(Page.bytes)) {
+            arrive(space, first + UInt64(index), writable: writable)
+        }
     }
 
     /// Says where a stream's next fault will be: beyond what is brought now and what is there already.
@@ -312,13 +359,13 @@ extension MonitorCore {
     /// Maps `count` pages from `source` and lets the faulting thread go on.
     private func copyIn(
         _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer,
-        _ message: lego_uffd_message, writable: Bool
+        _ message: lego_uffd_message, writable: Bool, isAlone: Bool = false
     ) {
         let result = lego_uffd_copy(
             space.userfault.raw, Page.address(first), source, UInt64(count) * Page.bytes, writable ? 0 : 1)
         let page = Page.number(message.address)
         let done = result > 0 ? Int(result / Int64(Page.bytes)) : 0
-        for index in 0..<done { arrive(space, first + UInt64(index), writable: writable) }
+        for index in 0..<done { arrive(space, first + UInt64(index), writable: writable, isAlone: isAlone) }
         counters.setResident(resident)
         if first + UInt64(done) > page { return }
         switch result {
@@ -342,13 +389,20 @@ extension MonitorCore {
 
     /// Notes that a page is mapped.
     @inline(__always)
-    func arrive(_ space: AddressSpace, _ page: UInt64, writable: Bool) {
+    func arrive(_ space: AddressSpace, _ page: UInt64, writable: Bool, isAlone: Bool = false) {
         let entry = space.table.entry(page)
         if !entry.pointee.isResident {
             space.resident += 1
             resident += 1
             arrivals &+= 1
-            space.queue.push(page, stamp: arrivals >> 6, table: &space.table)
+            // What a stream brings says nothing of the page.
+            if isAlone && isRefault(entry.pointee) {
+                entry.pointee.set(PageEntry.proven)
+                space.residentProven += 1
+                space.proven.push(page, stamp: arrivals >> 6, table: &space.table)
+            } else {
+                space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
+            }
         }
         entry.pointee.clear(PageEntry.shared | PageEntry.dirty)
         entry.pointee.set(PageEntry.resident | (writable ? PageEntry.dirty : 0))
@@ -357,11 +411,14 @@ extension MonitorCore {
     /// Forgets pages that are not mapped any more, with their remote copies.
     func forgetPages(_ space: AddressSpace, _ pages: Range<UInt64>) {
         var gone = 0
+        var goneProven = 0
         space.table.removeAll(in: pages) { _, entry in
             if entry.pointee.isResident { gone += 1 }
+            if entry.pointee.isProven { goneProven += 1 }
             if entry.pointee.isStored { self.store.release(entry) }
         }
         space.resident -= gone
+        space.residentProven -= goneProven
         resident -= gone
         counters.setResident(resident)
     }

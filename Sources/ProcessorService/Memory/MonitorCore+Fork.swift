@@ -27,9 +27,10 @@ extension MonitorCore {
             if entry.pointee.isResident { entry.pointee.set(PageEntry.shared) }
             if entry.pointee.isStored { self.store.retain(entry.pointee) }
             child.table.entry(page).pointee = entry.pointee
+            child.table.entry(page).pointee.clear(PageEntry.proven)
             if entry.pointee.isResident {
                 child.resident += 1
-                child.queue.push(page, stamp: self.arrivals >> 6, table: &child.table)
+                child.probation.push(page, stamp: self.arrivals >> 6, table: &child.table)
             }
         }
         resident += child.resident
@@ -64,7 +65,9 @@ extension MonitorCore {
         for (page, entry) in moved {
             let there = target.lowerBound + (page - source.lowerBound)
             space.table.entry(there).pointee = entry
-            if entry.isResident { space.queue.push(there, stamp: arrivals >> 6, table: &space.table) }
+            space.table.entry(there).pointee.clear(PageEntry.proven)
+            if entry.isProven { space.residentProven -= 1 }
+            if entry.isResident { space.probation.push(there, stamp: arrivals >> 6, table: &space.table) }
         }
         let parts = space.regions.parts(in: source)
         space.regions.remove(source)

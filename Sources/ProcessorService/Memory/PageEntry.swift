@@ -21,8 +21,10 @@ struct PageEntry: Equatable {
     static let stored: UInt64 = 1 << 4
     /// Raises SIGBUS.
     static let poisoned: UInt64 = 1 << 5
-    /// Used by `EvictionQueue.compact` alone.
+    /// Used by `EvictionQueue.makeRoom` alone.
     static let marked: UInt64 = 1 << 6
+    /// Resident, and in the queue of pages that came back soon after they had left.
+    static let proven: UInt64 = 1 << 7
 
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
     @inline(__always) var isDirty: Bool { bits & Self.dirty != 0 }
@@ -40,10 +42,20 @@ struct PageEntry: Equatable {
     /// The number of its chunk in the program's `ChunkTable`. Meaningful when stored.
     @inline(__always) var chunk: UInt32 { UInt32(truncatingIfNeeded: bits >> 32) }
 
+    /// Everything but the place: the flags, and when the page left.
+    private static let kept: UInt64 = 0x0fff_f0ff
+
     @inline(__always) mutating func store(chunk: UInt32, slot: Int) {
-        bits = bits & 0xff | Self.stored | UInt64(slot) << 8 | UInt64(chunk) << 32
+        bits = bits & Self.kept | Self.stored | UInt64(slot) << 8 | UInt64(chunk) << 32
     }
-    @inline(__always) mutating func forgetStored() { bits &= 0xff & ~Self.stored }
+    @inline(__always) mutating func forgetStored() { bits &= Self.kept & ~Self.stored }
+
+    @inline(__always) var isProven: Bool { bits & Self.proven != 0 }
+    /// When the page left local memory, in the program's departures, in units of 64 and modulo 2^16; 0: never.
+    @inline(__always) var departure: UInt64 {
+        get { bits >> 12 & 0xffff }
+        set { bits = bits & ~(0xffff << 12) | (newValue & 0xffff) << 12 }
+    }
 }
 
 /// Page arithmetic.

@@ -1,4 +1,5 @@
 import Fabric
+import Glibc
 import Kernel
 import Lite
 import Logging
@@ -121,6 +122,59 @@ final class RemoteStore {
             memories[memory].peer, UnsafeBufferPointer(start: pieces, count: pieceCount), until: .after(Self.patience))
         if !status.isOK { return fail(memory, status) }
         ProgramCounters.add(counters.remoteReadPages, count)
+        return true
+    }
+
+    // MARK: Memory on this host
+
+    /// How many of the stored pages, from the first on, lie one behind the other. At least 1.
+    @inline(__always)
+    func runLength(_ entries: UnsafeMutablePointer<PageEntry>, count: Int) -> Int {
+        let first = location(entries.pointee)
+        var length = 1
+        while length < count {
+            let next = location(entries[length])
+            if next.memory != first.memory || next.offset != first.offset + UInt64(length) * Page.bytes { break }
+            length += 1
+        }
+        return length
+    }
+
+    /// Memory of a component on this host, lent until `endRead`.
+    struct Lent {
+        var place: UnsafeMutableRawPointer
+        fileprivate var memory: Int
+    }
+
+    /// Where `count` stored pages that lie one behind the other can be read by this process; nil unless their component
+    /// is on this host.
+    @inline(__always)
+    func beginRead(_ entry: PageEntry, count: Int) -> Lent? {
+        if failure != nil { return nil }
+        let (memory, offset) = location(entry)
+        guard
+            let place = remote.node.beginAccess(
+                memories[memory].peer, remoteOffset: offset, count: count * Int(Page.bytes), .read)
+        else { return nil }
+        ProgramCounters.add(counters.remoteReadPages, count)
+        return Lent(place: place, memory: memory)
+    }
+
+    @inline(__always)
+    func endRead(_ lent: Lent) { remote.node.endAccess(memories[lent.memory].peer) }
+
+    /// Stores one page where `entry` is stored. False unless its component is on this host: then `write`.
+    @inline(__always)
+    func store(_ source: UnsafeRawPointer, _ entry: PageEntry) -> Bool {
+        if failure != nil { return false }
+        let (memory, offset) = location(entry)
+        let peer = memories[memory].peer
+        guard let place = remote.node.beginAccess(peer, remoteOffset: offset, count: Int(Page.bytes), .write) else {
+            return false
+        }
+        memcpy(place, source, Int(Page.bytes))
+        remote.node.endAccess(peer)
+        ProgramCounters.add(counters.remoteWritePages)
         return true
     }
 

@@ -25,6 +25,8 @@ struct PairPage: @unchecked Sendable {
         static let ringHead = 256
         /// UInt64: receives that this side has posted since the start.
         static let posted = 320
+        /// UInt32: direct accesses of this side to the peer's regions that are under way.
+        static let accesses = 384
     }
 
     let base: UnsafeMutableRawPointer

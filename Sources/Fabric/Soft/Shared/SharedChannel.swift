@@ -116,6 +116,7 @@ final class SharedChannel: @unchecked Sendable {
         Self.waitForChange(mine.word32(PairPage.Word.activity)) { true }
         Self.waitForChange(receiveActivity) { true }
         Self.waitForChange(theirs.word32(PairPage.Word.activity), while: isPeerAlive)
+        _ = Self.waitForZero(theirs.word32(PairPage.Word.accesses), while: isPeerAlive)
     }
 
     /// Waits, while `condition` holds, for the peer's access that is under way; answers whether it has ended. One that
@@ -125,6 +126,7 @@ final class SharedChannel: @unchecked Sendable {
         lego_atomic_fence()
         let start = lego_atomic_load_u32(word)
         Self.waitForChange(word, while: condition)
+        if !Self.waitForZero(theirs.word32(PairPage.Word.accesses), while: condition) { return false }
         return start & 1 == 0 || lego_atomic_load_u32(word) != start
     }
 
@@ -132,19 +134,51 @@ final class SharedChannel: @unchecked Sendable {
         let start = lego_atomic_load_u32(word)
         if start & 1 == 0 { return }
         var spins = 0
-        while lego_atomic_load_u32(word) == start, condition() {
-            spins += 1
-            if spins < 1000 {
-                lego_spin_pause()
-            } else if spins < 2000 {
-                sched_yield()
-            } else {
-                // A long copy, or an end that has been stopped: nobody wakes this word, so look again every
-                // millisecond.
-                Futex.wait(word, while: start, until: .after(.milliseconds(1)))
-            }
+        while lego_atomic_load_u32(word) == start, condition() { pause(word, start, &spins) }
+    }
+
+    /// Waits, while `condition` holds, until no direct access is counted; answers whether none is.
+    private static func waitForZero(_ word: UnsafeMutablePointer<UInt32>, while condition: () -> Bool) -> Bool {
+        var spins = 0
+        while true {
+            let now = lego_atomic_load_u32(word)
+            if now == 0 { return true }
+            if !condition() { return false }
+            pause(word, now, &spins)
         }
     }
+
+    /// One look's distance, growing: a long copy, or an end that has been stopped, wakes nobody.
+    private static func pause(_ word: UnsafeMutablePointer<UInt32>, _ value: UInt32, _ spins: inout Int) {
+        spins += 1
+        if spins < 1000 {
+            lego_spin_pause()
+        } else if spins < 2000 {
+            sched_yield()
+        } else {
+            Futex.wait(word, while: value, until: .after(.milliseconds(1)))
+        }
+    }
+
+    // MARK: Direct access
+
+    /// Where the peer's memory lies for this process, with the access counted; nil when nothing may be, or can be,
+    /// reached so. The count is raised before the table is looked at, a deregistration does it the other way round.
+    @inline(__always)
+    func beginAccess(_ key: UInt32, address: UInt64, count: Int, _ access: RemoteAccess) -> UnsafeMutableRawPointer? {
+        guard count >= 0, let device else { return nil }
+        _ = lego_atomic_add_u32(mine.word32(PairPage.Word.accesses), 1)
+        if !isClosedByPeer, lego_atomic_load_u32(mine.word32(PairPage.Word.closed)) == 0,
+            case .here(let place) = device.resolve(key, address: address, count: count, access: access)
+        {
+            return place
+        }
+        endAccess()
+        return nil
+    }
+
+    @inline(__always)
+    func endAccess() { _ = lego_atomic_add_u32(mine.word32(PairPage.Word.accesses), .max) }
 }
 
 /// Calls `body` for the parts of a scatter list that hold bytes `from..<from + count` of the message.

@@ -1,0 +1,36 @@
+import Fabric
+import Wire
+
+/// Loads and stores to a peer on the same host: what a one-sided transfer would copy into a buffer first is used where
+/// it lies. Elsewhere there is no such thing, and the caller transfers.
+extension LiteNode {
+    /// `count` bytes of the peer's pool at `remoteOffset`, until `endAccess`; nil when the peer is not on this host, is
+    /// lost, has not been transferred from or to yet, or does not allow the access. The peer cannot give the memory to
+    /// anybody else meanwhile: keep it short, and wait for nothing but the kernel. Any thread; three locked instructions.
+    @specialized(where Device == SoftDevice)
+    public func beginAccess(_ peer: LitePeer, remoteOffset: UInt64, count: Int, _ access: RemoteAccess)
+        -> UnsafeMutableRawPointer?
+    {
+        guard let link = link(of: peer) else { return nil }
+        link.beginServing()
+        let (end, overflow) = remoteOffset.addingReportingOverflow(UInt64(truncatingIfNeeded: count))
+        if !link.isLost, link.remotePoolAccess.contains(access), count >= 0, !overflow, end <= link.remotePoolBytes,
+            let pair = link.ports[0]?.pair,
+            let place = pair.beginAccess(
+                link.remotePoolKey, address: link.remotePoolAddress &+ remoteOffset, count: count, access)
+        {
+            return place
+        }
+        link.endServing()
+        return nil
+    }
+
+    /// Ends an access that `beginAccess` has begun.
+    @specialized(where Device == SoftDevice)
+    public func endAccess(_ peer: LitePeer) {
+        guard let link = link(of: peer) else { return }
+        // The mark that keeps the port alive is taken off last.
+        link.ports[0]?.pair.endAccess()
+        link.endServing()
+    }
+}

@@ -1,0 +1,34 @@
+// A hot set that fits beside a scan that does not: what of it is kept while the scan goes by shows in the remote reads. Checks what
+// it reads.
+#include "check.h"
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { HOT = 512, COLD = 8192, ROUNDS = 12 };
+
+static unsigned random_state = 1;
+// Scattered, so that nothing is brought ahead of its use.
+static unsigned scattered(unsigned count) {
+  random_state = random_state * 1664525u + 1013904223u;
+  return (random_state >> 8) % count;
+}
+
+int main(void) {
+  size_t pages = HOT + COLD;
+  uint64_t *memory = mmap(NULL, pages * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  for (size_t page = 0; page < pages; page++) memory[page * 512] = page + 7;
+  for (int round = 0; round < ROUNDS; round++) {
+    for (size_t at = 0; at < HOT; at++) {
+      size_t page = at * 5 % HOT; // 5 and 512 have no common divisor: every page once
+      CHECK(memory[page * 512] == page + 7);
+    }
+    for (int i = 0; i < 1000; i++) {
+      size_t page = HOT + scattered(COLD);
+      CHECK(memory[page * 512] == page + 7);
+    }
+  }
+  puts("ok");
+  return 0;
+}
