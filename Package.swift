@@ -36,6 +36,8 @@ let package = Package(
         .executable(name: "lego-processor", targets: ["lego-processor"]),
         .executable(name: "lego-sandbox", targets: ["lego-sandbox"]),
         .executable(name: "legoctl", targets: ["legoctl"]),
+        .executable(name: "lego-lite", targets: ["lego-lite"]),
+        .library(name: "lite", type: .dynamic, targets: ["LiteClient"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -57,6 +59,7 @@ let package = Package(
         .systemLibrary(name: "CNuma", pkgConfig: "numa", providers: [.apt(["libnuma-dev"])]),
         .systemLibrary(name: "CFuse", pkgConfig: "fuse3", providers: [.apt(["libfuse3-dev"])]),
         .target(name: "CLinux", cSettings: strictC),
+        .target(name: "CLite", cSettings: strictC),
         .target(name: "CAgent", cSettings: agentC),
         .executableTarget(name: "lego-sandbox", dependencies: ["CLinux"], cSettings: strictC),
 
@@ -67,6 +70,12 @@ let package = Package(
             name: "Fabric", dependencies: ["Kernel", "Wire", "CLinux", "CVerbs", "CRdmaCM", "CNuma"],
             swiftSettings: hot),
         .target(name: "Lite", dependencies: ["Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: hot),
+
+        // LITE for programs: the client library (also liblite.so, for C) and the node service behind it.
+        .target(name: "LiteClient", dependencies: ["CLite", "CLinux", "Kernel"], swiftSettings: strict),
+        .target(
+            name: "LiteService", dependencies: ["CLite", "CLinux", "Lite", "Fabric", "Kernel", "Wire", log],
+            swiftSettings: strict),
 
         // Configuration files: schemas, their default files, checked reading.
         .target(
@@ -114,6 +123,8 @@ let package = Package(
         .executableTarget(
             name: "lego-manager", dependencies: ["ManagerService"] + frame, swiftSettings: strict),
         .executableTarget(
+            name: "lego-lite", dependencies: ["LiteService"] + frame, swiftSettings: strict),
+        .executableTarget(
             name: "legoctl",
             dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],
             swiftSettings: strict),
@@ -130,6 +141,10 @@ let package = Package(
         .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel", "CLinux"], swiftSettings: strict),
         .testTarget(
             name: "LiteTests", dependencies: ["Lite", "Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
+        .testTarget(
+            name: "LiteClientTests",
+            dependencies: ["LiteClient", "LiteService", "CLite", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log],
+            exclude: ["Programs"], swiftSettings: strict),
         .testTarget(name: "MemoryTests", dependencies: ["MemoryService", "Lite"], swiftSettings: strict),
         .testTarget(
             name: "StorageTests",

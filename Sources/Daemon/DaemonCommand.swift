@@ -15,7 +15,8 @@ public protocol RunningDaemon: AnyObject, Sendable {
 /// The executable of a component. Conform and mark it `@main`: arguments, configuration, logging, signals and readiness
 /// are the frame's.
 public protocol DaemonCommand: ParsableCommand {
-    static var component: ComponentKind { get }
+    /// What its log entries are labelled while it has no name of its own.
+    static var label: String { get }
     static var schema: ConfigurationSchema { get }
     static var listenKey: ConfigurationKey<NetworkAddress> { get }
     var frame: FrameOptions { get }
@@ -28,6 +29,8 @@ public protocol DaemonCommand: ParsableCommand {
 }
 
 extension DaemonCommand {
+    /// The executable's name without `lego-`.
+    public static var label: String { String(_commandName.trimmingPrefix("lego-")) }
     public static var listenKey: ConfigurationKey<NetworkAddress> { CommonKeys.listen }
     public func prepare(_ settings: Settings) throws {}
     public mutating func run() throws {}
@@ -86,7 +89,7 @@ public enum DaemonMain {
         let signals = try SignalDescriptor([SIGTERM, SIGINT, SIGHUP])
         let level = Logger.Level(setting: settings[CommonKeys.logLevel])
         let given = settings[CommonKeys.name]
-        let logger = Logger(label: given.isEmpty ? Command.component.word : given) {
+        let logger = Logger(label: given.isEmpty ? Command.label : given) {
             StandardErrorLog(label: $0, level: level)
         }
         try command.prepare(settings)

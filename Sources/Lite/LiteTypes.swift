@@ -19,7 +19,7 @@ public struct LiteConfiguration: Sendable {
     /// Calls to one peer that may be under way at a time; a further caller waits for a slot. 1 to 1024; the lesser of the two
     /// nodes' numbers is used, here and for `messageBytes_max`.
     public var callsPerPeer_max = 64
-    /// Longest request or response in bytes, 256 to 1 MiB. Larger data moves one-sided. A peer costs
+    /// Longest request or response in bytes, 256 to 2 MiB. Larger data moves one-sided. A peer costs
     /// `4 * callsPerPeer_max * messageBytes_max` bytes of address space; only what messages touch takes memory.
     public var messageBytes_max = 64 << 10
     /// Peers at a time, 1 to 1024; a further one is refused.

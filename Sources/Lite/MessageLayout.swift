@@ -5,7 +5,7 @@ enum LiteLimit {
     /// Even ones carry the calls of one side, odd ones those of the other: there is at least one each way.
     static let queuePairs = 2...16
     static let calls = 1...1024
-    static let messageBytes = 256...(1 << 20)
+    static let messageBytes = 256...(2 << 20)
     static let peers = 1...1024
     static let workers = 1...256
     static let workerQueue = 1...(64 << 10)

@@ -155,6 +155,7 @@ struct DefaultFileTests {
     static let files: [(String, ConfigurationSchema)] = [
         ("manager.toml", ManagerKeys.schema), ("processor.toml", ProcessorKeys.schema),
         ("memory.toml", MemoryKeys.schema), ("storage.toml", StorageKeys.schema), ("rack.toml", RackKeys.schema),
+        ("lite.toml", LiteKeys.schema),
     ]
 
     private static func path(_ name: String) -> String {

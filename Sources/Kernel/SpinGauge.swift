@@ -5,17 +5,17 @@ import CLinux
 /// each side loses its whole spin. So each wait reports how its spin went, and spinning stops for as long as it mostly fails.
 ///
 /// Any number of threads share a gauge; an update that is lost among them does no harm.
-struct SpinGauge: ~Copyable, @unchecked Sendable {
+public struct SpinGauge: ~Copyable, @unchecked Sendable {
     /// A success saves some 5 µs and a failure costs the spin on either side, some 40 µs: nine in ten must succeed.
-    private static let failureCost: UInt32 = 9
-    private static let credit_max: UInt32 = 36
+    @usableFromInline static let failureCost: UInt32 = 9
+    @usableFromInline static let credit_max: UInt32 = 36
     /// While spinning does not pay, a wait in as many tries it again.
-    private static let probeEvery: UInt32 = 128
+    @usableFromInline static let probeEvery: UInt32 = 128
 
-    private let credit: UnsafeMutablePointer<UInt32>
-    private let skipped: UnsafeMutablePointer<UInt32>
+    @usableFromInline let credit: UnsafeMutablePointer<UInt32>
+    @usableFromInline let skipped: UnsafeMutablePointer<UInt32>
 
-    init() {
+    public init() {
         let line = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
         credit = line.bindMemory(to: UInt32.self, capacity: 2)
         credit.initialize(to: Self.credit_max)
@@ -26,8 +26,8 @@ struct SpinGauge: ~Copyable, @unchecked Sendable {
     deinit { UnsafeMutableRawPointer(credit).deallocate() }
 
     /// Whether the next wait should spin.
-    @inline(__always)
-    borrowing func shouldSpin() -> Bool {
+    @inlinable @inline(__always)
+    public borrowing func shouldSpin() -> Bool {
         if lego_atomic_load_u32(credit) >= Self.failureCost { return true }
         let count = lego_atomic_load_u32(skipped) &+ 1
         lego_atomic_store_u32(skipped, count)
@@ -35,15 +35,15 @@ struct SpinGauge: ~Copyable, @unchecked Sendable {
     }
 
     /// What was waited for came while the thread span.
-    @inline(__always)
-    borrowing func succeed() {
+    @inlinable @inline(__always)
+    public borrowing func succeed() {
         let now = lego_atomic_load_u32(credit)
         if now < Self.credit_max { lego_atomic_store_u32(credit, now + 1) }
     }
 
     /// The thread span in vain.
-    @inline(__always)
-    borrowing func fail() {
+    @inlinable @inline(__always)
+    public borrowing func fail() {
         let now = lego_atomic_load_u32(credit)
         lego_atomic_store_u32(credit, now < Self.failureCost ? 0 : now - Self.failureCost)
     }

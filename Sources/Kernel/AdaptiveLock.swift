@@ -2,38 +2,40 @@ import CLinux
 
 /// A lock for sections of some hundred nanoseconds: it spins for a moment and then sleeps, so that a holder that was preempted
 /// costs nobody a core. Never held over a wait. Not recursive.
-struct AdaptiveLock: ~Copyable, @unchecked Sendable {
-    private enum Word {
-        static let free: UInt32 = 0
-        static let held: UInt32 = 1
+public struct AdaptiveLock: ~Copyable, @unchecked Sendable {
+    @usableFromInline
+    enum Word {
+        @usableFromInline static let free: UInt32 = 0
+        @usableFromInline static let held: UInt32 = 1
         /// Held, and somebody sleeps.
-        static let contended: UInt32 = 2
+        @usableFromInline static let contended: UInt32 = 2
     }
     private static let spins_max = 100
 
     /// A cache line of its own: neighbours must not slow the spinning down.
-    private let word: UnsafeMutablePointer<UInt32>
+    @usableFromInline
+    let word: UnsafeMutablePointer<UInt32>
 
-    init() {
+    public init() {
         word = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64).bindMemory(to: UInt32.self, capacity: 1)
         word.initialize(to: Word.free)
     }
 
     deinit { UnsafeMutableRawPointer(word).deallocate() }
 
-    @inline(__always)
-    borrowing func tryLock() -> Bool {
+    @inlinable @inline(__always)
+    public borrowing func tryLock() -> Bool {
         var expected = Word.free
         return lego_atomic_compare_exchange_u32(word, &expected, Word.held)
     }
 
-    @inline(__always)
-    borrowing func lock() {
+    @inlinable @inline(__always)
+    public borrowing func lock() {
         if !tryLock() { lockContended() }
     }
 
-    @inline(never)
-    private borrowing func lockContended() {
+    @inline(never) @usableFromInline
+    borrowing func lockContended() {
         for _ in 0..<Self.spins_max {
             lego_spin_pause()
             if lego_atomic_load_u32(word) == Word.free, tryLock() { return }
@@ -43,8 +45,8 @@ struct AdaptiveLock: ~Copyable, @unchecked Sendable {
         }
     }
 
-    @inline(__always)
-    borrowing func unlock() {
+    @inlinable @inline(__always)
+    public borrowing func unlock() {
         if lego_atomic_exchange_u32(word, Word.free) == Word.contended { _ = lego_futex_wake(word, 1) }
     }
 }

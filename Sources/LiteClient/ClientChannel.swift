@@ -1,0 +1,230 @@
+import CLinux
+import CLite
+import Kernel
+
+/// An operation's place in a channel, from `ClientChannel.take` to `give`.
+struct Ticket {
+    var slot: Int
+    /// Where its data lies in the channel, and the blocks that are taken for it (0: the slot's cell).
+    var data: Int
+    var blocks: UInt32
+    /// The number of its submission; what a cancellation names.
+    var sequence: UInt32 = 0
+}
+
+/// What the daemon answered.
+struct Outcome {
+    var status: Int32
+    var value: UInt64 = 0
+    var count: UInt64 = 0
+    var node: UInt64 = 0
+}
+
+/// The program's end of a channel (`lite_channel.h`). Any number of threads share it: the lock is held while a slot is taken and
+/// while a submission is written, never while waiting.
+///
+/// Cost of an operation that the daemon serves at once: no system call, two locked sections of some ten nanoseconds.
+final class ClientChannel: @unchecked Sendable {
+    let base: UnsafeMutableRawPointer
+    /// The asynchronous operations under way.
+    let notes = OperationNotes()
+    private let file: MemoryFile
+    /// The session's connection, which the session closes.
+    private let socket: Int32
+    private let spin_ns: UInt64
+    private let head: UnsafeMutablePointer<lite_channel_head>
+    private let ring: UnsafeMutablePointer<lite_submission>
+    private let completions: UnsafeMutablePointer<lite_completion>
+    private let gauge = SpinGauge()
+    private let lock = AdaptiveLock()
+    // Protected by `lock`.
+    private var freeSlots: UInt64 = .max
+    private var freeBlocks: UInt32 = .max
+    private var sequence: UInt32 = 0
+    private var takenSeen: UInt32 = 0
+    /// Threads that wait for a slot or blocks, and the futex word that changes with each that is given back.
+    private let waiting: UnsafeMutablePointer<UInt32>
+    private let returns: UnsafeMutablePointer<UInt32>
+
+    init(file: MemoryFile, socket: Int32, spin: Duration) {
+        self.file = file
+        self.socket = socket
+        base = file.base
+        spin_ns = UInt64(max(0, spin.components.attoseconds / 1_000_000_000))
+        head = base.assumingMemoryBound(to: lite_channel_head.self)
+        ring = (base + Int(LITE_RING_OFFSET)).assumingMemoryBound(to: lite_submission.self)
+        completions = (base + Int(LITE_COMPLETION_OFFSET)).assumingMemoryBound(to: lite_completion.self)
+        waiting = .allocate(capacity: 2)
+        waiting.initialize(repeating: 0, count: 2)
+        returns = waiting + 1
+    }
+
+    deinit { waiting.deallocate() }
+
+    // MARK: Slots
+
+    /// A slot with room for `bytes` of data, at most `LITE_BLOCKS * LITE_BLOCK`. nil when there is none.
+    func take(bytes: Int) -> Ticket? {
+        lock.lock()
+        defer { lock.unlock() }
+        if freeSlots == 0 { return nil }
+        let slot = freeSlots.trailingZeroBitCount
+        var ticket = Ticket(slot: slot, data: Int(LITE_CELL_OFFSET) + slot * Int(LITE_CELL), blocks: 0)
+        if bytes > Int(LITE_CELL) {
+            let count = (bytes + Int(LITE_BLOCK) - 1) / Int(LITE_BLOCK)
+            guard let first = firstFreeBlocks(count) else { return nil }
+            ticket.blocks = (count == 32 ? UInt32.max : 1 << UInt32(count) - 1) << UInt32(first)
+            ticket.data = Int(LITE_BLOCK_OFFSET) + first * Int(LITE_BLOCK)
+            freeBlocks &= ~ticket.blocks
+        }
+        freeSlots &= freeSlots - 1
+        return ticket
+    }
+
+    /// The same, waiting for others to give theirs back; nil after a second.
+    func takeWaiting(bytes: Int) -> Ticket? {
+        if let ticket = take(bytes: bytes) { return ticket }
+        let deadline = Deadline.after(.seconds(1))
+        _ = lego_atomic_add_u32(waiting, 1)
+        defer { _ = lego_atomic_add_u32(waiting, .max) }
+        while true {
+            let seen = lego_atomic_load_u32(returns)
+            if let ticket = take(bytes: bytes) { return ticket }
+            if deadline.hasPassed { return nil }
+            Futex.wait(returns, while: seen, until: deadline)
+        }
+    }
+
+    func give(_ ticket: Ticket) {
+        lock.lock()
+        freeSlots |= 1 << UInt64(ticket.slot)
+        freeBlocks |= ticket.blocks
+        lock.unlock()
+        if lego_atomic_load_u32(waiting) != 0 {
+            _ = lego_atomic_add_u32(returns, 1)
+            Futex.wake(returns, count: .max)
+        }
+    }
+
+    /// The lowest place of so many free blocks in a row.
+    private func firstFreeBlocks(_ count: Int) -> Int? {
+        let blocks_max = Int(LITE_BLOCKS)
+        if count > blocks_max { return nil }
+        let wanted: UInt32 = count == blocks_max ? .max : 1 << UInt32(count) - 1
+        var first = 0
+        while first + count <= blocks_max {
+            let taken = ~freeBlocks & (wanted << UInt32(first))
+            if taken == 0 { return first }
+            first = 32 - taken.leadingZeroBitCount
+        }
+        return nil
+    }
+
+    // MARK: Operations
+
+    /// Hands an operation to the daemon.
+    @inline(__always)
+    func post(_ submission: inout lite_submission, _ ticket: inout Ticket) {
+        submission.slot = UInt16(truncatingIfNeeded: ticket.slot)
+        lego_atomic_store_u32(word(ticket.slot), LITE_SLOT_POSTED.rawValue)
+        ticket.sequence = write(&submission)
+    }
+
+    /// Writes a submission and wakes the daemon if it sleeps; answers its number.
+    @inline(__always)
+    private func write(_ submission: inout lite_submission) -> UInt32 {
+        lock.lock()
+        while sequence &- takenSeen >= UInt32(LITE_RING) {
+            takenSeen = lego_atomic_load_u32(takenWord)
+            if sequence &- takenSeen < UInt32(LITE_RING) { break }
+            // More cancellations than slots, and a daemon that is stopped: it is asked to look, which also paces this loop.
+            lock.unlock()
+            ringDoorbell()
+            lego_spin_pause()
+            lock.lock()
+        }
+        let entry = ring + Int(sequence % UInt32(LITE_RING))
+        sequence &+= 1
+        let number = sequence
+        submission.sequence = 0
+        entry.pointee = submission
+        lego_atomic_store_u32(UnsafeMutableRawPointer(entry).assumingMemoryBound(to: UInt32.self), number)
+        lock.unlock()
+        lego_atomic_fence()
+        if lego_atomic_load_u32(asleepWord) != 0 { ringDoorbell() }
+        return number
+    }
+
+    @inline(never)
+    private func ringDoorbell() { ringLiteDoorbell(socket) }
+
+    private var asleepWord: UnsafeMutablePointer<UInt32> {
+        UnsafeMutableRawPointer(head).assumingMemoryBound(to: UInt32.self)
+    }
+    private var yieldsWord: UnsafeMutablePointer<UInt32> { asleepWord + 1 }
+    private var takenWord: UnsafeMutablePointer<UInt32> { asleepWord + 2 }
+
+    private func word(_ slot: Int) -> UnsafeMutablePointer<UInt32> {
+        UnsafeMutableRawPointer(completions + slot).assumingMemoryBound(to: UInt32.self)
+    }
+
+    @inline(__always)
+    func isDone(_ ticket: Ticket) -> Bool { isDone(ticket.slot) }
+
+    @inline(__always)
+    func isDone(_ slot: Int) -> Bool { lego_atomic_load_u32(word(slot)) == LITE_SLOT_DONE.rawValue }
+
+    /// Waits for an operation. At the deadline it is withdrawn; it then ends all the same, with `LITE_ETIMEDOUT` unless it was
+    /// over already. With `LITE_EDAEMON` when the daemon is gone, or does not do even that: the slot then is lost.
+    @inline(__always)
+    func wait(_ ticket: Ticket, until deadline: Deadline) -> Outcome {
+        if isDone(ticket) { return outcome(ticket) }
+        if spin_ns > 0, lego_atomic_load_u32(yieldsWord) == 0, gauge.shouldSpin() {
+            let limit = monotonicNanoseconds() &+ spin_ns
+            repeat {
+                for _ in 0..<32 {
+                    if isDone(ticket) {
+                        gauge.succeed()
+                        return outcome(ticket)
+                    }
+                    lego_spin_pause()
+                }
+            } while monotonicNanoseconds() < limit
+            gauge.fail()
+        }
+        return sleep(ticket, until: deadline)
+    }
+
+    @inline(never)
+    private func sleep(_ ticket: Ticket, until given: Deadline) -> Outcome {
+        var deadline = given
+        var isCancelled = false
+        while true {
+            var expected = LITE_SLOT_POSTED.rawValue
+            _ = lego_atomic_compare_exchange_u32(word(ticket.slot), &expected, LITE_SLOT_SLEEPING.rawValue)
+            if isDone(ticket) { return outcome(ticket) }
+            // The daemon wakes a waiter; only its death is looked for.
+            let look = Deadline.after(.milliseconds(200))
+            Futex.wait(word(ticket.slot), while: LITE_SLOT_SLEEPING.rawValue, until: min(look, deadline))
+            if isDone(ticket) { return outcome(ticket) }
+            if isLiteSocketClosed(socket) { return Outcome(status: LITE_EDAEMON.code) }
+            if !deadline.hasPassed { continue }
+            if isCancelled { return Outcome(status: LITE_EDAEMON.code) }
+            isCancelled = true
+            deadline = .after(.seconds(30))
+            var cancel = lite_submission()
+            cancel.opcode = UInt8(LITE_OP_CANCEL.rawValue)
+            cancel.slot = UInt16(ticket.slot)
+            cancel.operand = UInt64(ticket.sequence)
+            _ = write(&cancel)
+        }
+    }
+
+    @inline(__always)
+    private func outcome(_ ticket: Ticket) -> Outcome {
+        let completion = completions + ticket.slot
+        return Outcome(
+            status: completion.pointee.status, value: completion.pointee.value, count: completion.pointee.count,
+            node: completion.pointee.node)
+    }
+}

@@ -1,0 +1,258 @@
+import CLite
+import Kernel
+
+/// An asynchronous read or write under way, see `LiteSession.wait`.
+public struct LiteOperation: Sendable {
+    /// Channel and slot.
+    var place: UInt64
+    /// Tells the operations of a slot apart.
+    var generation: UInt64
+}
+
+extension LiteSession {
+    /// A blocking transfer. Large ones go in parts, several under way at a time; the daemon checks the whole range with the first.
+    @inline(__always)
+    func transfer(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int
+    ) -> Int32 {
+        if count <= 0 { return LITE_EINVAL.code }
+        if count > Int(LITE_CELL) { return transferLarge(opcode, handle, offset, buffer, count) }
+        let channel = channel
+        guard var ticket = channel.takeWaiting(bytes: count) else { return LITE_EBUSY.code }
+        let data = channel.base + ticket.data
+        if opcode == LITE_OP_WRITE { data.copyMemory(from: buffer, byteCount: count) }
+        post(opcode, channel, &ticket, handle, offset, count, whole: count)
+        let outcome = channel.wait(ticket, until: .never)
+        if outcome.status == 0, opcode == LITE_OP_READ { buffer.copyMemory(from: data, byteCount: count) }
+        if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+        return outcome.status
+    }
+
+    @inline(__always)
+    private func post(
+        _ opcode: lite_opcode, _ channel: ClientChannel, _ ticket: inout Ticket, _ handle: UInt64, _ offset: UInt64,
+        _ count: Int, whole: Int
+    ) {
+        var submission = lite_submission()
+        submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
+        submission.handle = handle
+        submission.offset = offset
+        submission.count = UInt64(count)
+        submission.data = UInt64(ticket.data)
+        submission.operand = UInt64(whole)
+        channel.post(&submission, &ticket)
+    }
+
+    @inline(never)
+    private func transferLarge(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int
+    ) -> Int32 {
+        let channel = channel
+        let window = 4
+        return withUnsafeTemporaryAllocation(of: (ticket: Ticket, at: Int, count: Int).self, capacity: window) {
+            parts in
+            var posted = 0
+            var finished = 0
+            var next = 0
+            var status: Int32 = 0
+            while next < count || finished < posted {
+                if next < count, status == 0, posted - finished < window {
+                    let part = min(count - next, Int(LITE_BLOCK))
+                    // Waits for others' blocks only while it holds none itself.
+                    let taken = posted == finished ? channel.takeWaiting(bytes: part) : channel.take(bytes: part)
+                    if var ticket = taken {
+                        if opcode == LITE_OP_WRITE {
+                            (channel.base + ticket.data).copyMemory(from: buffer + next, byteCount: part)
+                        }
+                        post(
+                            opcode, channel, &ticket, handle, offset &+ UInt64(next), part, whole: count - next)
+                        parts[posted % window] = (ticket, next, part)
+                        posted += 1
+                        next += part
+                        continue
+                    }
+                    if posted == finished { return LITE_EBUSY.code }
+                }
+                if finished == posted { break }
+                let (ticket, at, size) = parts[finished % window]
+                let outcome = channel.wait(ticket, until: .never)
+                if outcome.status == 0, opcode == LITE_OP_READ {
+                    (buffer + at).copyMemory(from: channel.base + ticket.data, byteCount: size)
+                }
+                if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+                if status == 0 { status = outcome.status }
+                finished += 1
+            }
+            return status
+        }
+    }
+
+    func start(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int,
+        _ operation: inout LiteOperation
+    ) -> Int32 {
+        guard count > 0, count <= Int(LITE_ASYNC_MAX) else { return LITE_EINVAL.code }
+        let number = channels.count == 1 ? 0 : channels.firstIndex { $0 === channel } ?? 0
+        guard var ticket = channels[number].take(bytes: count) else { return LITE_EBUSY.code }
+        if opcode == LITE_OP_WRITE { (channels[number].base + ticket.data).copyMemory(from: buffer, byteCount: count) }
+        let target = opcode == LITE_OP_READ ? buffer : nil
+        let generation = channels[number].notes.note(ticket, target: target, count: count)
+        post(opcode, channels[number], &ticket, handle, offset, count, whole: count)
+        channels[number].notes.update(ticket)
+        operation = LiteOperation(place: UInt64(number) << 16 | UInt64(ticket.slot), generation: generation)
+        return 0
+    }
+
+    /// The channel and slot of an operation that nobody has waited for yet.
+    private func find(_ operation: LiteOperation) -> (ClientChannel, Int)? {
+        let number = Int(operation.place >> 16)
+        let slot = Int(operation.place & 0xffff)
+        guard number < channels.count, slot < Int(LITE_SLOTS) else { return nil }
+        return (channels[number], slot)
+    }
+
+    func finish(_ operation: LiteOperation) -> Int32 {
+        guard let (channel, slot) = find(operation), let noted = channel.notes.claim(slot, operation.generation) else {
+            return LITE_EINVAL.code
+        }
+        let outcome = channel.wait(noted.ticket, until: .never)
+        if outcome.status == 0, let target = noted.target {
+            target.copyMemory(from: channel.base + noted.ticket.data, byteCount: noted.count)
+        }
+        if outcome.status != LITE_EDAEMON.code { channel.give(noted.ticket) }
+        return outcome.status
+    }
+
+    func test(_ operation: LiteOperation) -> Int32 {
+        guard let (channel, slot) = find(operation), channel.notes.contains(slot, operation.generation) else {
+            return LITE_EINVAL.code
+        }
+        return channel.isDone(slot) ? 1 : 0
+    }
+
+    func atomic(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ operand: UInt64, _ operand2: UInt64,
+        _ former: inout UInt64
+    ) -> Int32 {
+        var value: UInt64 = 0
+        let status = run(opcode, bytes: 0) { submission, _ in
+            submission.handle = handle
+            submission.offset = offset
+            submission.count = 8
+            submission.operand = operand
+            submission.operand2 = operand2
+        } collect: { outcome, _ in
+            value = outcome.value
+        }
+        if status >= 0 { former = value }
+        return status
+    }
+
+    func set(_ handle: UInt64, _ offset: UInt64, _ byte: UInt8, _ count: UInt64) -> Int32 {
+        run(LITE_OP_SET, bytes: 0) { submission, _ in
+            submission.handle = handle
+            submission.offset = offset
+            submission.count = count
+            submission.operand = UInt64(byte)
+        }
+    }
+
+    func copy(
+        _ opcode: lite_opcode, _ to: UInt64, _ toOffset: UInt64, _ from: UInt64, _ fromOffset: UInt64, _ count: UInt64
+    ) -> Int32 {
+        run(opcode, bytes: 0) { submission, _ in
+            submission.handle = to
+            submission.offset = toOffset
+            submission.count = count
+            submission.operand = from
+            submission.operand2 = fromOffset
+        }
+    }
+
+    // MARK: Public
+
+    public func read(_ region: LiteRegion, at offset: UInt64 = 0, into buffer: UnsafeMutableRawBufferPointer)
+        throws(LiteFailure)
+    {
+        guard let start = buffer.baseAddress else { throw .invalid }
+        try LiteFailure.check(transfer(LITE_OP_READ, region.handle, offset, start, buffer.count))
+    }
+
+    public func write(_ region: LiteRegion, at offset: UInt64 = 0, from buffer: UnsafeRawBufferPointer)
+        throws(LiteFailure)
+    {
+        guard let start = buffer.baseAddress else { throw .invalid }
+        // Only read from: the opcode says so.
+        let source = UnsafeMutableRawPointer(mutating: start)
+        try LiteFailure.check(transfer(LITE_OP_WRITE, region.handle, offset, source, buffer.count))
+    }
+
+    /// Begins a read of at most 1 MiB; the buffer is written by `wait`, and must live until then.
+    public func beginRead(_ region: LiteRegion, at offset: UInt64, into buffer: UnsafeMutableRawBufferPointer)
+        throws(LiteFailure) -> LiteOperation
+    {
+        guard let start = buffer.baseAddress else { throw .invalid }
+        var operation = LiteOperation(place: 0, generation: 0)
+        try LiteFailure.check(begin(LITE_OP_READ, region, offset, start, buffer.count, &operation))
+        return operation
+    }
+
+    /// Begins a write of at most 1 MiB; the buffer has been copied when this returns.
+    public func beginWrite(_ region: LiteRegion, at offset: UInt64, from buffer: UnsafeRawBufferPointer)
+        throws(LiteFailure) -> LiteOperation
+    {
+        guard let start = buffer.baseAddress else { throw .invalid }
+        var operation = LiteOperation(place: 0, generation: 0)
+        let source = UnsafeMutableRawPointer(mutating: start)
+        try LiteFailure.check(begin(LITE_OP_WRITE, region, offset, source, buffer.count, &operation))
+        return operation
+    }
+
+    private func begin(
+        _ opcode: lite_opcode, _ region: LiteRegion, _ offset: UInt64, _ start: UnsafeMutableRawPointer, _ count: Int,
+        _ operation: inout LiteOperation
+    ) -> Int32 { self.start(opcode, region.handle, offset, start, count, &operation) }
+
+    /// Waits for an operation and ends it; once for each.
+    public func wait(_ operation: LiteOperation) throws(LiteFailure) { try LiteFailure.check(finish(operation)) }
+
+    /// Whether `wait` would not wait.
+    public func isDone(_ operation: LiteOperation) throws(LiteFailure) -> Bool {
+        try LiteFailure.check(test(operation)) == 1
+    }
+
+    /// Fills a range with a byte, at the nodes that hold it.
+    public func memset(_ region: LiteRegion, at offset: UInt64, _ byte: UInt8, count: UInt64) throws(LiteFailure) {
+        try LiteFailure.check(set(region.handle, offset, byte, count))
+    }
+
+    /// Copies between regions, or within one where the ranges do not overlap, at the nodes that hold them.
+    public func memcpy(
+        to: LiteRegion, at toOffset: UInt64, from: LiteRegion, at fromOffset: UInt64, count: UInt64
+    ) throws(LiteFailure) {
+        try LiteFailure.check(copy(LITE_OP_COPY, to.handle, toOffset, from.handle, fromOffset, count))
+    }
+
+    /// The same for ranges that may overlap.
+    public func memmove(
+        to: LiteRegion, at toOffset: UInt64, from: LiteRegion, at fromOffset: UInt64, count: UInt64
+    ) throws(LiteFailure) {
+        try LiteFailure.check(copy(LITE_OP_MOVE, to.handle, toOffset, from.handle, fromOffset, count))
+    }
+
+    /// Adds to an aligned word of 8 bytes; answers what it held.
+    public func fetchAdd(_ region: LiteRegion, at offset: UInt64, _ add: UInt64) throws(LiteFailure) -> UInt64 {
+        var former: UInt64 = 0
+        try LiteFailure.check(atomic(LITE_OP_FETCH_ADD, region.handle, offset, add, 0, &former))
+        return former
+    }
+
+    /// Stores `desired` in an aligned word of 8 bytes if it holds `expected`; answers what it held.
+    public func testSet(_ region: LiteRegion, at offset: UInt64, expected: UInt64, desired: UInt64)
+        throws(LiteFailure) -> UInt64
+    {
+        var former: UInt64 = 0
+        try LiteFailure.check(atomic(LITE_OP_COMPARE_SWAP, region.handle, offset, expected, desired, &former))
+        return former
+    }
+}

@@ -1,0 +1,91 @@
+import CLinux
+import Kernel
+
+/// Requests that wait to be received, oldest first, and receivers that wait for requests: never both. Safe on any thread; its lock
+/// comes before a channel's.
+final class FunctionQueue: @unchecked Sendable {
+    struct Request {
+        var call: IncomingCall
+        var bytes: UnsafeMutableRawBufferPointer
+    }
+    let function: UInt64
+    let session: Session
+    let bytes_max: Int
+    let depth: Int
+    let lock = AdaptiveLock()
+    // Protected by `lock`.
+    private var requests: [Request] = []
+    private var receivers: [WaitToken] = []
+    private(set) var isClosed = false
+
+    init(function: UInt64, session: Session, bytes_max: Int, depth: Int) {
+        self.function = function
+        self.session = session
+        self.bytes_max = bytes_max
+        self.depth = depth
+    }
+
+    /// Ends serving; answers the requests that nobody has received.
+    func close() -> [Request] {
+        lock.lock()
+        defer { lock.unlock() }
+        isClosed = true
+        receivers = []
+        defer { requests = [] }
+        return requests
+    }
+
+    /// The oldest receiver, now the caller's. `lock` is held.
+    func takeReceiverLocked() -> WaitToken? { receivers.isEmpty ? nil : receivers.removeFirst() }
+    /// The oldest request, now the caller's. `lock` is held.
+    func takeRequestLocked() -> Request? { requests.isEmpty ? nil : requests.removeFirst() }
+    var isFullLocked: Bool { requests.count >= depth }
+    func addLocked(_ request: Request) { requests.append(request) }
+    func addLocked(_ receiver: WaitToken) { receivers.append(receiver) }
+
+    /// A receiver no longer waits.
+    func withdraw(_ receiver: WaitToken) {
+        lock.lock()
+        receivers.removeAll { $0.rawValue == receiver.rawValue }
+        lock.unlock()
+    }
+}
+
+/// The functions that programs of this node serve. Safe on any thread; its lock is a leaf.
+final class FunctionRegistry: @unchecked Sendable {
+    private let lock = AdaptiveLock()
+    // Protected by `lock`.
+    private var queues: [UInt64: FunctionQueue] = [:]
+
+    /// False when the function is served.
+    func add(_ queue: FunctionQueue) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        if queues[queue.function] != nil { return false }
+        queues[queue.function] = queue
+        return true
+    }
+
+    func find(_ function: UInt64) -> FunctionQueue? {
+        lock.lock()
+        defer { lock.unlock() }
+        return queues[function]
+    }
+
+    /// Takes a function out that the session serves.
+    func remove(_ function: UInt64, of session: Session) -> FunctionQueue? {
+        lock.lock()
+        defer { lock.unlock() }
+        guard let queue = queues[function], queue.session === session else { return nil }
+        queues[function] = nil
+        return queue
+    }
+
+    func removeAll(of session: Session) -> [FunctionQueue] {
+        lock.lock()
+        defer { lock.unlock() }
+        let mine = queues.values.filter { $0.session === session }
+        for queue in mine { queues[queue.function] = nil }
+        return mine
+    }
+}

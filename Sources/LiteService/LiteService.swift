@@ -1,0 +1,152 @@
+import CLinux
+import CLite
+import Fabric
+import Glibc
+import Kernel
+import Lite
+import Logging
+import Synchronization
+import Wire
+
+/// The LITE service of a node (SOSP'17): programs of this host join it over a Unix socket and use remote memory, calls, locks and
+/// barriers of the whole cluster through memory that they share with it. It may be the node's only service or one beside others.
+///
+/// Threads: the serving threads take turns in looking for work (`Leadership`); one clears memory; one connects to other nodes. Other
+/// nodes' requests come in on the node's own threads.
+///
+/// Lock order: `control`, then a session's lock, then nothing; a function's lock, then a channel's; the channel table's lock is a
+/// leaf. None is held while another node is asked.
+public final class LiteService: @unchecked Sendable {
+    let node: RackNode
+    let configuration: LiteServiceConfiguration
+    let logger: Logger
+    /// This node's number in handles and messages.
+    let own: UInt64
+    let pool: UnsafeMutableRawPointer
+    let poolBytes: UInt64
+    let control: Mutex<ControlState>
+    let channels: ChannelTable
+    let functions = FunctionRegistry()
+    let leadership = Leadership()
+    let scrubber: Scrubber
+    let epoll: Epoll
+    let spinCycles: UInt64
+    let gauge = SpinGauge()
+    private let wake: EventDescriptor
+    private let listener: Mutex<ListeningSocket?>
+    let isStopping = Atomic<Bool>(false)
+    /// The leader's: channels that are looked at, see `Engine`.
+    var hot: [ServiceChannel] = []
+    var lastEventLook: UInt64 = 0
+    /// The leader's: when a submission of high priority was last taken, in cycles.
+    var lastHigh: UInt64 = 0
+    /// The leader's: when one of low priority is due, while there are some of high priority.
+    var lowDue: UInt64 = 0
+    // The owner's, from `start` to `stop`.
+    private var threads: [KernelThread] = []
+    private let mesh: Mesh
+
+    /// Registers the service's functions; the node must not have been started. Its pool must hold the arena and the staging, and
+    /// its messages `LiteService.messageBytes`.
+    public init(node: RackNode, configuration: LiteServiceConfiguration, logger: Logger) throws {
+        let staging = UInt64(LiteServiceConfiguration.stagingBytes(threads: configuration.threads))
+        poolBytes = UInt64(node.pool.count)
+        guard configuration.threads >= 2, configuration.arenaBytes % 4096 == 0, configuration.arenaBytes > 0,
+            configuration.arenaBytes <= poolBytes, poolBytes - configuration.arenaBytes >= staging,
+            let pool = node.pool.baseAddress
+        else {
+            throw LiteServiceError(
+                "the node's pool of \(node.pool.count) bytes is too small: the arena needs \(configuration.arenaBytes) and "
+                    + "\(configuration.threads) threads \(staging) (at least 2 threads)")
+        }
+        self.node = node
+        self.configuration = configuration
+        self.logger = logger
+        self.pool = pool
+        own = node.id.rawValue
+        let start = poolBytes - configuration.arenaBytes
+        control = Mutex(ControlState(arena: ExtentAllocator(offset: start, count: configuration.arenaBytes)))
+        channels = ChannelTable(capacity: configuration.channels_max)
+        epoll = try Epoll()
+        wake = try EventDescriptor()
+        listener = Mutex(nil)
+        spinCycles = CycleClock.cycles(in: configuration.spin)
+        scrubber = try Scrubber(pool: pool)
+        mesh = try Mesh()
+        registerFunctions()
+    }
+
+    /// What the node's `messageBytes_max` must be at least.
+    public static let messageBytes = Staging.bytes
+
+    /// Listens and serves. After `node.start()`.
+    public func start() throws {
+        let socket = try ListeningSocket(path: configuration.socketPath)
+        try epoll.add(wake.raw, token: EventToken.wake)
+        try epoll.add(socket.raw, token: EventToken.listener)
+        listener.withLock { $0 = socket }
+        try scrubber.start { [unowned self] offset, bytes in control.withLock { $0.arena.give(offset, bytes) } }
+        // The staging lies before the arena.
+        let staging = pool + Int(poolBytes - configuration.arenaBytes) - configuration.threads * Staging.bytes
+        for number in 0..<configuration.threads {
+            let own = Staging(base: staging + number * Staging.bytes)
+            threads.append(try KernelThread(name: "lite/serve\(number)") { [self] in serve(own) })
+        }
+        try mesh.start(self)
+    }
+
+    /// Ends every session and the threads, and removes the socket. Before `node.close()`. Idempotent.
+    public func stop() {
+        if isStopping.exchange(true, ordering: .sequentiallyConsistent) { return }
+        mesh.stop()
+        wake.signal()
+        for thread in threads { thread.join() }
+        threads = []
+        for session in control.withLock({ Array($0.sessions.values) }) { end(session) }
+        scrubber.stop()
+        listener.withLock { $0 = nil }
+    }
+
+    /// For epoll: what the leader is told.
+    func acceptProgram() -> Descriptor? { listener.withLock { $0?.accept() } }
+
+    /// Lets another thread look for work if all sleep.
+    func kick() { wake.signal() }
+    func drainKick() { wake.drain() }
+
+    // MARK: Figures
+
+    /// Bytes of the arena that are taken.
+    public var usedBytes: UInt64 { configuration.arenaBytes - control.withLock { $0.arena.freeBytes } }
+    /// Programs that have joined.
+    public var sessionCount: Int { control.withLock { $0.sessions.count } }
+    /// Regions that this node manages.
+    public var regionCount: Int { control.withLock { $0.regions.count } }
+    /// Other nodes that are connected.
+    public var memberCount: Int { control.withLock { $0.members.count } }
+    /// Locks that this node manages.
+    public var lockCount: Int { control.withLock { $0.locks.count } }
+}
+
+/// What an epoll event is about; other tokens are session numbers.
+enum EventToken {
+    static let wake: UInt64 = 0
+    static let listener: UInt64 = .max
+}
+
+/// Cycles of the time-stamp counter, for moments on the hot path.
+enum CycleClock {
+    /// Measured once; some 10 ms.
+    private static let perMicrosecond: Double = {
+        let before = (lego_cycle_count(), monotonicNanoseconds())
+        while monotonicNanoseconds() - before.1 < 5_000_000 { lego_spin_pause() }
+        let after = (lego_cycle_count(), monotonicNanoseconds())
+        return Double(after.0 - before.0) / Double(after.1 - before.1) * 1000
+    }()
+
+    static func cycles(in span: Duration) -> UInt64 {
+        let (seconds, attoseconds) = span.components
+        let microseconds = Double(seconds) * 1e6 + Double(attoseconds) / 1e12
+        return UInt64(microseconds * perMicrosecond)
+    }
+}
