@@ -191,3 +191,31 @@ extension LiteSession {
         try LiteFailure.check(send(node, function, bytes.baseAddress, bytes.count))
     }
 }
+
+extension LiteSession {
+    /// Calls a function at up to 32 nodes at once and gathers the replies, in the order of the nodes. Allocates.
+    public func multicast(
+        _ nodes: [UInt64], _ function: UInt16, _ request: [UInt8], replyBytes_max: Int, until deadline: Deadline
+    ) throws(LiteFailure) -> [Result<[UInt8], LiteFailure>] {
+        guard (1...Self.multicast_max).contains(nodes.count), replyBytes_max >= 0 else { throw .invalid }
+        var received = [UInt64](repeating: 0, count: nodes.count)
+        var statuses = [Int32](repeating: 0, count: nodes.count)
+        let replies = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: max(1, nodes.count * replyBytes_max), alignment: 16)
+        defer { replies.deallocate() }
+        let status = nodes.withUnsafeBufferPointer { nodes in
+            request.withUnsafeBytes { bytes in
+                multicast(
+                    nodes, function, bytes.baseAddress, bytes.count, replies.baseAddress, replyBytes_max, &received,
+                    &statuses, until: deadline)
+            }
+        }
+        // Without a status of their own the arguments were refused.
+        if status < 0, statuses.allSatisfy({ $0 == 0 }) { throw LiteFailure(status: status) }
+        return nodes.indices.map { index in
+            if statuses[index] < 0 { return .failure(LiteFailure(status: statuses[index])) }
+            let start = index * replyBytes_max
+            return .success(Array(replies[start..<start + Int(received[index])]))
+        }
+    }
+}

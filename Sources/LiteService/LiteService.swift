@@ -126,6 +126,10 @@ public final class LiteService: @unchecked Sendable {
     public var memberCount: Int { control.withLock { $0.members.count } }
     /// Locks that this node manages.
     public var lockCount: Int { control.withLock { $0.locks.count } }
+    /// Programs that wait for them.
+    public var waitersOfLocks: Int { control.withLock { $0.locks.values.reduce(0) { $0 + $1.queue.count } } }
+    /// Barriers of this node at which somebody waits.
+    public var barrierCount: Int { control.withLock { $0.barriers.count } }
 }
 
 /// What an epoll event is about; other tokens are session numbers.
