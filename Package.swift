@@ -21,7 +21,7 @@ let agentC: [CSetting] = [
 ]
 
 let log = Target.Dependency.product(name: "Logging", package: "swift-log")
-let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
+let metrics = Target.Dependency.product(name: "CoreMetrics", package: "swift-metrics")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 /// What every daemon's executable needs beside its service.
 let frame: [Target.Dependency] = ["Daemon", "RackConfiguration", "Lite", "Fabric", "Kernel", "Wire", log, arguments]
@@ -100,12 +100,12 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "ProcessorService",
-            dependencies: ["Daemon", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", log, metrics],
+            dependencies: ["Daemon", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", log],
             swiftSettings: hot),
         .target(
             name: "ManagerService",
             dependencies: [
-                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log,
+                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, metrics,
                 .product(name: "Hummingbird", package: "hummingbird"), .product(name: "GRDB", package: "GRDB.swift"),
                 .product(name: "HummingbirdCore", package: "hummingbird"),
                 .product(name: "NIOCore", package: "swift-nio"),

@@ -51,7 +51,10 @@ public final class ComponentFrame: Sendable {
     }
 
     /// Longest message between the manager and a processor, in bytes: a program's arguments and environment must fit.
-    public static let submissionBytes_max = 256 << 10
+    /// Linux takes 2 MiB with their pointers; a peer's buffers for as much would take twice the room.
+    public static let submissionBytes_max = 1 << 20
+    /// Calls to one peer that are under way at a time, where messages are so long; the others wait.
+    public static let submissionCalls_max = 16
 
     /// Starts the node and joins the rack. `start` runs when the node already answers peers, and says what the manager
     /// is told. At the end, `leave` runs while the rack can still be reached, and `stop` after the node has closed. A

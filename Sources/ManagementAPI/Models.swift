@@ -8,11 +8,12 @@
 //   GET  /v1/programs/{id}/logs            -> 200 Attachment            (where and with which token to fetch them)
 //   POST /v1/programs/{id}/signal          SignalRequest -> 204
 //   GET  /v1/status                        -> 200 RackStatus
+//   GET  /metrics                          -> 200 text for Prometheus
 //   POST /v1/components/{name}/kill        -> 204                       (root only)
 //
 // Every error is a 4xx or 5xx with an APIFailure. The caller's identity is the owner of the connection's far end on this host.
 
-/// A program to run.
+/// A program to run. Arguments, environment and directory are `ByteText`.
 public struct SubmitRequest: Codable, Sendable, Equatable {
     public var arguments: [String]
     public var environment: [String]
@@ -22,10 +23,12 @@ public struct SubmitRequest: Codable, Sendable, Equatable {
     /// A user name or number. Only root may name another than itself; root that names nobody gets `nobody`.
     public var user: String?
     public var isDetached: Bool
+    /// Where the user cannot enter the working directory, the program starts in / and a notice says so. Absent: false.
+    public var mayStartElsewhere: Bool?
 
     public init(
         arguments: [String], environment: [String], workingDirectory: String, name: String? = nil,
-        excacheBytes: UInt64? = nil, user: String? = nil, isDetached: Bool = false
+        excacheBytes: UInt64? = nil, user: String? = nil, isDetached: Bool = false, mayStartElsewhere: Bool? = nil
     ) {
         self.arguments = arguments
         self.environment = environment
@@ -34,6 +37,7 @@ public struct SubmitRequest: Codable, Sendable, Equatable {
         self.excacheBytes = excacheBytes
         self.user = user
         self.isDetached = isDetached
+        self.mayStartElsewhere = mayStartElsewhere
     }
 }
 
@@ -55,7 +59,7 @@ public struct Submitted: Codable, Sendable, Equatable {
     public var id: UInt64
     public var processor: String
     public var attachment: Attachment
-    /// One line that the user should see, e.g. under which user the program runs.
+    /// Lines that the user should see, e.g. under which user the program runs.
     public var notice: String?
 
     public init(id: UInt64, processor: String, attachment: Attachment, notice: String? = nil) {
@@ -81,7 +85,7 @@ public struct ProgramStatus: Codable, Sendable, Equatable {
     public var processor: String
     /// The memory components that hold pages of it (while it runs), or held them at its end.
     public var memories: [String]
-    /// The command line as submitted.
+    /// The command line as submitted, as `ByteText`; its first few KiB where it is longer.
     public var command: [String]
     public var user: String
 

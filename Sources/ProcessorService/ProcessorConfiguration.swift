@@ -14,6 +14,8 @@ public struct ProcessorConfiguration: Sendable {
     public var sandboxPath: String
     /// Size of a program's private /tmp in bytes; 0: half of the host's memory.
     public var temporaryBytes: UInt64 = 0
+    /// The newest output of a detached program that is kept, in bytes.
+    public var logBytes_max: UInt64 = 64 << 20
     /// How long an attached program waits for its client before it is cancelled.
     public var attachLimit = Duration.seconds(10)
 

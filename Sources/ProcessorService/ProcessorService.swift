@@ -152,8 +152,8 @@ public final class ProcessorService: Sendable {
         case .granted: break
         }
         do throws(SandboxFailure) {
-            try launch(request)
-            return (.ok, ProcessorManagerStarted(reason: "", exitStatus: 0))
+            let notice = try launch(request)
+            return (.ok, ProcessorManagerStarted(reason: notice.cut(toBytes: WireLimit.reason_max), exitStatus: 0))
         } catch {
             table.abandon(request.program)
             logger.info("start refused", metadata: ["program": "\(request.program)", "reason": "\(error.reason)"])
@@ -173,19 +173,35 @@ public final class ProcessorService: Sendable {
         (status, ProcessorManagerStarted(reason: reason.cut(toBytes: WireLimit.reason_max), exitStatus: exitStatus))
     }
 
-    private func launch(_ request: ManagerProcessorStart) throws(SandboxFailure) {
+    /// Answers what the user should know about the start; mostly nothing.
+    private func launch(_ request: ManagerProcessorStart) throws(SandboxFailure) -> String {
         guard let tree = hooks.tree() else {
             throw SandboxFailure(
                 "no storage component is mounted at \(hooks.name()); is one healthy in 'legoctl status'?")
         }
         let program = Program(request, logPath: "\(configuration.logDirectory)/\(request.program).log")
+        var plan = plan(request, tree)
+        do throws(SandboxFailure) {
+            try launch(program, request, plan)
+            return ""
+        } catch {
+            if !request.mayStartElsewhere || !error.isWorkingDirectory { throw error }
+        }
+        let wanted = plan.workingDirectory
+        plan.workingDirectory = "/"
+        try launch(program, request, plan)
+        return "the program cannot enter \(wanted); it runs in /"
+    }
+
+    private func launch(_ program: Program, _ request: ManagerProcessorStart, _ plan: SandboxPlan)
+        throws(SandboxFailure)
+    {
         var streams: StreamSet
         do {
             streams = try request.isDetached ? .log(at: program.logPath) : .pipes()
         } catch { throw SandboxFailure(error, during: "standard streams") }
         let sandbox = try Sandbox.launch(
-            executable: configuration.sandboxPath, plan: plan(request, tree), streams: streams.program,
-            limit: Self.setupLimit)
+            executable: configuration.sandboxPath, plan: plan, streams: streams.program, limit: Self.setupLimit)
         do {
             try run(program, request, sandbox, streams.daemon)
         } catch { throw SandboxFailure(error, during: "memory engine") }
@@ -244,9 +260,13 @@ public final class ProcessorService: Sendable {
     {
         let handover = Handover(streams)
         let (logger, reports, table, limit) = (logger, reports, table, configuration.attachLimit)
+        let logBytes_max = Int(clamping: configuration.logBytes_max)
         return try KernelThread(name: "lego-program") {
             guard let streams = handover.take() else { return }
-            var loop = ProgramLoop(program, life, streams: streams, attachLimit: limit, logger: logger) {
+            var loop = ProgramLoop(
+                program, life, streams: streams, attachLimit: limit, logBytes_max: logBytes_max,
+                logger: logger
+            ) {
                 reports.add($0)
             }
             loop.run()

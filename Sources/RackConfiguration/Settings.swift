@@ -59,6 +59,9 @@ public struct Settings: Sendable {
         values[key.path]?.origin ?? .defaultValue
     }
 
+    /// Where the key of that path was set; nil where it was not.
+    public func origin(ofPath path: String) -> SettingOrigin? { values[path]?.origin }
+
     /// The names that the file chose below `table`, each with the place of its first key, in alphabetical order.
     public func names(below table: String) -> [(name: String, origin: SettingOrigin)] {
         var names: [String: SettingOrigin] = [:]

@@ -25,8 +25,10 @@ public enum WireLimit {
     public static let address_max = 256
     public static let reason_max = 1024
     public static let path_max = 4096
-    public static let arguments_max = 4096
-    public static let argumentBytes_max = 32 << 10
+    /// More than fit into a message, each with its length.
+    public static let arguments_max = 256 << 10
+    /// One argument or variable; Linux's MAX_ARG_STRLEN without the zero byte.
+    public static let argumentBytes_max = (128 << 10) - 1
     public static let groups_max = 1024
     public static let components_max = 1024
 }

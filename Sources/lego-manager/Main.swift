@@ -44,6 +44,7 @@ struct LegoManager: DaemonCommand {
             context, name: Self.component.word, listen: Self.listenKey, poolBytes: 64 << 10
         ) { configuration in
             configuration.messageBytes_max = ComponentFrame.submissionBytes_max
+            configuration.callsPerPeer_max = ComponentFrame.submissionCalls_max
             configuration.workers = 4
         }
         var configuration = ManagerConfiguration(stateDirectory: settings[ManagerKeys.state])

@@ -28,12 +28,18 @@ struct LegoProcessor: DaemonCommand {
     var attach: String?
     @Option(help: ArgumentHelp("Where the output of detached programs is kept.", valueName: "dir"))
     var state: String?
+    @Option(help: ArgumentHelp("How much of a detached program's output is kept.", valueName: "size"))
+    var logSize: String?
+    @Option(help: ArgumentHelp("The size of a program's private /tmp.", valueName: "size"))
+    var tmpSize: String?
 
     var flags: [SettingFlag?] {
         member.flags + [
             SettingFlag("--excache", ProcessorKeys.excache, excache),
             SettingFlag("--attach", ProcessorKeys.attach, attach),
             SettingFlag("--state", ProcessorKeys.state, state),
+            SettingFlag("--log-size", ProcessorKeys.logSize, logSize),
+            SettingFlag("--tmp-size", ProcessorKeys.temporarySize, tmpSize),
         ]
     }
 

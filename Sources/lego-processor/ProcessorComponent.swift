@@ -37,6 +37,7 @@ final class ProcessorComponent: Sendable {
             context, kind: .processor, poolBytes: UInt64(mountBytes + Self.programPool_bytes)
         ) { configuration in
             configuration.messageBytes_max = ComponentFrame.submissionBytes_max
+            configuration.callsPerPeer_max = ComponentFrame.submissionCalls_max
             // Nobody reads or writes a processor's pool but the storage component, which moves file data.
             configuration.workers = 4
         }
@@ -53,9 +54,11 @@ final class ProcessorComponent: Sendable {
         mount = try StorageMount(
             node: frame.node, storage: { follower.current() }, buffers: buffers, mountPoint: tree,
             threads: Self.mountThreads, logger: context.logger)
-        let configuration = ProcessorConfiguration(
+        var configuration = ProcessorConfiguration(
             excacheBytes: settings[ProcessorKeys.excache], stateDirectory: state,
             attachListen: FabricAddress(settings[ProcessorKeys.attach]))
+        configuration.logBytes_max = settings[ProcessorKeys.logSize]
+        configuration.temporaryBytes = settings[ProcessorKeys.temporarySize]
         service = try ProcessorService(
             node: frame.node, buffers: pool, configuration: configuration,
             hooks: Self.hooks(frame.manager, storage: storage, tree: tree), place: Self.place(frame.manager),

@@ -20,7 +20,7 @@ struct Legoctl: ParsableCommand {
 
     static func main() {
         StandardStreams.openMissing()
-        Glibc.exit(run(Array(CommandLine.arguments.dropFirst())))
+        Glibc.exit(run(Variables.arguments))
     }
 
     /// Runs a command line; answers the exit status.

@@ -1,6 +1,7 @@
 import FoundationEssentials
 import Glibc
 import RackConfiguration
+import Wire
 
 /// Writing to the user's terminal or pipe.
 enum Output {
@@ -65,6 +66,8 @@ enum Output {
             // C0, DEL and C1 control characters.
             if scalar.value < 32 || (127..<160).contains(scalar.value) {
                 result += "?"
+            } else if let byte = ByteText.byte(scalar) {
+                result += "\\x" + String(byte, radix: 16)
             } else {
                 result.unicodeScalars.append(scalar)
             }

@@ -27,6 +27,7 @@ import Testing
         #expect(try route("GET", "/v1/programs/7/logs") == .logs(7))
         #expect(try route("POST", "/v1/programs/7/signal") == .signal(7))
         #expect(try route("GET", "/v1/status") == .status)
+        #expect(try route("GET", "/metrics") == .metrics)
         #expect(try route("POST", "/v1/components/memory0/kill") == .killComponent("memory0"))
     }
 
@@ -41,7 +42,8 @@ import Testing
 
     @Test(arguments: [
         ("DELETE", "/v1/programs"), ("POST", "/v1/programs/1"), ("POST", "/v1/programs/1/stats"),
-        ("GET", "/v1/programs/1/signal"), ("PUT", "/v1/status"), ("GET", "/v1/components/memory0/kill"),
+        ("GET", "/v1/programs/1/signal"), ("PUT", "/v1/status"), ("POST", "/metrics"),
+        ("GET", "/v1/components/memory0/kill"),
     ]) func wrongMethods(method: String, path: String) {
         do {
             _ = try Route(method: method, path: path, query: [:])

@@ -16,17 +16,19 @@ final class Rack {
     }()
     static var legoctl: String { products + "/legoctl" }
 
-    /// Starts a rack, hands it over, and takes it down whatever happens.
-    static func with<Value>(_ options: [String] = [], _ body: (Rack) throws -> Value) throws -> Value {
-        let rack = try Rack(options)
+    /// Starts a rack, hands it over, and takes it down whatever happens. `starter` is a command that runs `legoctl`.
+    static func with<Value>(
+        _ options: [String] = [], startedBy starter: [String] = [], _ body: (Rack) throws -> Value
+    ) throws -> Value {
+        let rack = try Rack(options, starter)
         defer { rack.tearDown() }
         return try body(rack)
     }
 
-    private init(_ options: [String]) throws {
+    private init(_ options: [String], _ starter: [String]) throws {
         directory = try Rack.makeDirectory()
-        let result = try Command(Rack.legoctl, ["rack", "up", "--state", directory + "/state"] + options)
-            .run(within: .seconds(60))
+        let words = starter + [Rack.legoctl, "rack", "up", "--state", directory + "/state"] + options
+        let result = try Command(words[0], Array(words.dropFirst())).run(within: .seconds(60))
         try #require(result.status == 0, "rack up: \(result.text)\(result.errors)")
         let json = try Data(contentsOf: URL(fileURLWithPath: directory + "/state/rack.json"))
         let record = try JSONSerialization.jsonObject(with: json) as? [String: Any]

@@ -30,10 +30,10 @@ enum GoldenMessages {
                     program: ProgramID(rawValue: 3), name: "sort", arguments: ["sort", "-n"],
                     environment: ["PATH=/bin", "LANG=C"], workingDirectory: "/home/ada", user: 1000,
                     group: 1001, groups: [4, 27], excacheBytes: 64 << 20, isDetached: true,
-                    attachToken: Array(0..<16)),
+                    attachToken: Array(0..<16), mayStartElsewhere: true),
                 "030000000000000004000000736f72740200000004000000736f7274020000002d6e0200000009000000504154483d2f"
                     + "62696e060000004c414e473d43090000002f686f6d652f616461e8030000e903000002000000040000001b0000000000"
-                    + "0004000000000110000000000102030405060708090a0b0c0d0e0f"),
+                    + "0004000000000110000000000102030405060708090a0b0c0d0e0f01"),
             MessageSample(
                 "started",
                 ProcessorManagerStarted(reason: "/bin/nope: no such program", exitStatus: 127),

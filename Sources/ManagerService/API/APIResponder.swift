@@ -30,7 +30,7 @@ struct APIResponder: HTTPResponder {
     typealias Context = ConnectionContext
 
     /// Longest body, in bytes: arguments and environment of the largest start, with room for JSON's escapes.
-    static let body_max = 512 << 10
+    static let body_max = 8 << 20
 
     let control: RackControl
     let users: any UserDatabase
@@ -83,6 +83,10 @@ struct APIResponder: HTTPResponder {
             try await control.pool.run { try control.signal(id, wanted.signal, caller: caller) }
             return Response(status: .noContent)
         case .status: return try Self.json(control.status())
+        case .metrics:
+            return Response(
+                status: .ok, headers: [.contentType: MetricsText.contentType],
+                body: ResponseBody(byteBuffer: ByteBuffer(string: control.metrics())))
         case .killComponent(let name):
             try await control.pool.run { try control.kill(component: name, caller: caller) }
             return Response(status: .noContent)

@@ -12,12 +12,18 @@ enum Route: Equatable {
     case signal(UInt64)
     case status
     case killComponent(String)
+    case metrics
 
     static let wait_seconds_max = 30
 
     /// `query` holds the decoded parameters.
     init(method: String, path: String, query: [String: String]) throws(APIError) {
         let parts = path.split(separator: "/", omittingEmptySubsequences: false).dropFirst().map(String.init)
+        if parts == ["metrics"] {
+            try Self.only("GET", method)
+            self = .metrics
+            return
+        }
         guard parts.first == "v1" else { throw Self.noPath(path) }
         switch (parts.count, parts.dropFirst().first) {
         case (2, "programs"):

@@ -32,6 +32,31 @@ extension SubmitRequest {
         }
     }
 
+    /// As much of the command line as is kept and listed, in bytes.
+    private static var recordedBytes_max: Int { 4 << 10 }
+
+    /// The command line for the table of programs: a long one is cut, and ends with `…`.
+    var recordedArguments: [String] {
+        var recorded: [String] = []
+        var bytes = 0
+        for argument in arguments {
+            bytes += argument.utf8.count + 1
+            if bytes > Self.recordedBytes_max {
+                let room = max(0, Self.recordedBytes_max - (bytes - argument.utf8.count - 1))
+                var part = String.UnicodeScalarView()
+                var used = 0
+                for scalar in argument.unicodeScalars {
+                    used += UTF8.width(scalar)
+                    if used > room { break }
+                    part.append(scalar)
+                }
+                return recorded + [String(part) + "…"]
+            }
+            recorded.append(argument)
+        }
+        return recorded
+    }
+
     /// The name as given, or the last part of the program's path.
     var displayName: String {
         if let name { return name }

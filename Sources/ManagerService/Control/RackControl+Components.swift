@@ -69,6 +69,7 @@ extension RackControl {
     func handleLoss(of lost: [Component], epoch: UInt64) {
         for component in lost {
             logger.warning("component lost", metadata: ["name": "\(component.name)", "node": "\(component.node)"])
+            events.losses(component.kind).increment()
             // Should it live on, it can reach nothing here, and learns that it has to register again.
             if let peer = node.peer(component.node) { node.disconnect(peer) }
         }

@@ -42,9 +42,13 @@ extension RackControl {
             return false
         }
         state.withLock { state in
-            for end in ends { state.running[end.record.id] = nil }
+            for end in ends {
+                state.running[end.record.id] = nil
+                if news.contains(end.record.id) { state.endedTotals.add(end.statistics) }
+            }
         }
         for (record, end, _) in ends where news.contains(record.id) {
+            (end.state == .lost ? events.lost : events.exited).increment()
             logger.info(
                 "program ended",
                 metadata: [

@@ -11,12 +11,16 @@ extension RackControl {
         var (processor, peer) = try chooseProcessor(excluding: [])
         var record = try admit(request, submitter, on: processor, environment)
         var excluded: Set<NodeID> = []
+        var notices = [submitter.notice].compactMap(\.self)
         while true {
             let start = startMessage(record, request, submitter, environment)
             let answer = node.call(
                 peer, RackFunction.startProgram, start, answer: ProcessorManagerStarted.self,
                 until: .after(configuration.startDeadline))
-            if answer.status.isOK { break }
+            if answer.status.isOK {
+                if let notice = answer.response?.reason, !notice.isEmpty { notices.append(notice) }
+                break
+            }
             excluded.insert(processor.node)
             // These have started nothing: another processor may do better.
             guard [.busy, .fenced, .noSpace].contains(answer.status),
@@ -27,6 +31,7 @@ extension RackControl {
             record = moved
         }
         state.withLock { $0.running[record.id]?.isConfirmed = true }
+        events.started.increment()
         logger.info(
             "program started",
             metadata: [
@@ -35,7 +40,7 @@ extension RackControl {
             ])
         return Submitted(
             id: record.id.rawValue, processor: processor.name, attachment: attachment(record, processor),
-            notice: submitter.notice)
+            notice: notices.isEmpty ? nil : notices.joined(separator: "\n"))
     }
 
     /// Gives a program that has not started to another processor; nil when it has been ended meanwhile, or the store
@@ -83,7 +88,7 @@ extension RackControl {
     ) throws(APIError) -> ProgramRecord {
         var generator = SystemRandomNumberGenerator()
         let draft = ProgramRecord(
-            id: ProgramID(rawValue: .max), name: request.displayName, command: request.arguments,
+            id: ProgramID(rawValue: .max), name: request.displayName, command: request.recordedArguments,
             user: submitter.account.name, userID: submitter.account.userID, processor: processor.name,
             processorNode: processor.node, isDetached: request.isDetached,
             token: (0..<16).map { _ in UInt8.random(in: 0 ... .max, using: &generator) })
@@ -112,13 +117,14 @@ extension RackControl {
             workingDirectory: request.workingDirectory, user: submitter.account.userID,
             group: submitter.account.groupID,
             groups: Array(submitter.account.groups.prefix(WireLimit.groups_max)),
-            excacheBytes: request.excacheBytes ?? 0, isDetached: request.isDetached, attachToken: record.token)
+            excacheBytes: request.excacheBytes ?? 0, isDetached: request.isDetached, attachToken: record.token,
+            mayStartElsewhere: request.mayStartElsewhere == true)
     }
 
     private func encodedSize(_ start: ManagerProcessorStart) -> Int {
         let texts = start.arguments + start.environment + [start.name, start.workingDirectory]
         // Every text with its length, the list counts and the fixed fields.
-        return texts.reduce(0) { $0 + 4 + $1.utf8.count } + 4 * start.groups.count + 61
+        return texts.reduce(0) { $0 + 4 + $1.utf8.count } + 4 * start.groups.count + 62
     }
 
     /// Records a start that failed, and says why.

@@ -15,6 +15,7 @@ final class RackControl: Sendable {
     struct State {
         var membership: Membership
         var running = RunningPrograms()
+        var endedTotals = MemoryTotals()
     }
 
     let node: RackNode
@@ -26,6 +27,7 @@ final class RackControl: Sendable {
     let reactions: WorkerPool
     let logger: Logger
     let waiters = EndWaiters()
+    let events = RackEvents()
     let state: Mutex<State>
     /// Monotonic nanoseconds; injected, so that tests need not wait.
     let now: @Sendable () -> UInt64

@@ -11,9 +11,13 @@ final class AttachConnection {
     private var socket: Descriptor?
     private var hello = ByteQueue(capacity: AttachConnection.helloBytes)
     private var outbound = ByteQueue(capacity: 2 * (AttachFrame.headerBytes + AttachFrame.payloadBytes_max))
-    /// The log that is being sent, and how much of it is still to be read: what was there when it was asked for.
+    /// The log that is being sent, from where to where: what was there when it was asked for.
     private var log: Descriptor?
-    private var logBytes = 0
+    private var logExtent: LogExtent?
+    private var logOffset = 0
+    private var logEnd = 0
+    /// The next bytes of the log are the rest of a line whose beginning has been dropped.
+    private var isInsideLine = false
     /// The last frames after the log.
     private var tail: [(AttachFrame, [UInt8])] = []
     /// `hello` has been read.
@@ -101,8 +105,9 @@ final class AttachConnection {
         }
         let log = Descriptor(taking: file)
         var status = stat()
-        if fstat(log.raw, &status) == 0 { logBytes = Int(status.st_size) }
+        if fstat(log.raw, &status) == 0 { logEnd = Int(status.st_size) }
         self.log = consume log
+        logExtent = program.logExtent
         append(.welcome, [])
         let end =
             program.result
@@ -145,20 +150,46 @@ final class AttachConnection {
     private func readLog() {
         switch log {
         case .none: return
-        case .some(let file):
-            let space = outbound.space()
-            let wanted = min(logBytes, AttachFrame.payloadBytes_max)
-            let count = wanted == 0 ? 0 : read(file.raw, space.baseAddress! + AttachFrame.headerBytes, wanted)
-            if count > 0 {
-                logBytes -= count
-                space[0] = AttachFrame.standardOutput.rawValue
-                space.storeBytes(of: UInt32(count).littleEndian, toByteOffset: 1, as: UInt32.self)
-                outbound.fill(AttachFrame.headerBytes + count)
-                return
-            }
+        case .some(let file): if readPortion(file.raw) { return }
         }
         log = nil
         for (kind, payload) in tail { append(kind, payload) }
         tail = []
+    }
+
+    /// Puts the next part of the log, or the word on what is missing, into the outbound buffer; false at the log's end.
+    private func readPortion(_ file: Int32) -> Bool {
+        while logOffset < logEnd {
+            let space = outbound.space()
+            let payload = UnsafeMutableRawBufferPointer(rebasing: space[AttachFrame.headerBytes...])
+            let wanted = min(logEnd - logOffset, AttachFrame.payloadBytes_max)
+            var count = pread(file, payload.baseAddress, wanted, off_t(logOffset))
+            if count <= 0 { return false }
+            // Looked at after the read: what was dropped meanwhile may have been read as zeros.
+            if let start = logExtent?.start, start > logOffset {
+                skip(to: start)
+                return true
+            }
+            logOffset += count
+            if isInsideLine, let end = payload[..<count].firstIndex(of: UInt8(ascii: "\n")) {
+                isInsideLine = false
+                count -= end + 1
+                payload.copyMemory(from: UnsafeRawBufferPointer(rebasing: payload[(end + 1)..<(end + 1 + count)]))
+                if count == 0 { continue }
+            }
+            space[0] = AttachFrame.standardOutput.rawValue
+            space.storeBytes(of: UInt32(count).littleEndian, toByteOffset: 1, as: UInt32.self)
+            outbound.fill(AttachFrame.headerBytes + count)
+            return true
+        }
+        return false
+    }
+
+    private func skip(to start: Int) {
+        let text = "legoctl: the first \(start) bytes of the output were dropped (processor.log-size)\n"
+        logOffset = start
+        logEnd = max(logEnd, start)
+        isInsideLine = true
+        append(.standardError, Array(text.utf8))
     }
 }

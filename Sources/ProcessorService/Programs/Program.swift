@@ -13,6 +13,7 @@ final class Program: Sendable {
     let isDetached: Bool
     /// Where a detached program's output goes.
     let logPath: String
+    let logExtent = LogExtent()
     private let token: [UInt8]
 
     /// What exists only while the program does.

@@ -51,7 +51,7 @@ struct ProgramLoop: ~Copyable {
     /// the end and comes back at once.
     init(
         _ program: Program, _ life: Program.Life, streams: consuming DaemonStreams, attachLimit: Duration,
-        logger: Logger,
+        logBytes_max: Int, logger: Logger,
         report: @escaping @Sendable (ProcessorManagerReport) -> Void
     ) {
         self.program = program
@@ -62,7 +62,9 @@ struct ProgramLoop: ~Copyable {
         deadline = .after(attachLimit)
         input = InputRelay(streams.input.take())
         let logFile = streams.log.take()
-        log = LogRelay(pipe: logFile == nil ? nil : streams.output.take(), file: logFile)
+        log = LogRelay(
+            pipe: logFile == nil ? nil : streams.output.take(), file: logFile, extent: program.logExtent,
+            bytes_max: logBytes_max)
         output = OutputRelay(.standardOutput, streams.output.take())
         error = OutputRelay(.standardError, streams.error.take())
     }

@@ -9,10 +9,13 @@ public struct SandboxFailure: Error, Equatable, CustomStringConvertible {
     public let reason: String
     /// As a shell answers: 127 no such program, 126 it cannot be executed, 125 the rack could not start it.
     public let exitStatus: UInt32
+    /// The program was fine, but for its working directory.
+    public let isWorkingDirectory: Bool
 
-    public init(_ reason: String, exitStatus: UInt32 = 125) {
+    public init(_ reason: String, exitStatus: UInt32 = 125, isWorkingDirectory: Bool = false) {
         self.reason = reason
         self.exitStatus = exitStatus
+        self.isWorkingDirectory = isWorkingDirectory
     }
 
     public init(_ error: KernelError, during what: String) {
@@ -32,8 +35,8 @@ extension SandboxFailure {
         case LEGO_SANDBOX_STAGE_EXECUTE, LEGO_SANDBOX_STAGE_INTERPRETER, LEGO_SANDBOX_STAGE_LOAD:
             self = Self.execution(stage, report.error, subject, plan)
         case LEGO_SANDBOX_STAGE_WORKING:
-            let what = "\(StartRefusal.workingDirectory(subject)) in the tree of \(plan.rootName): \(error)"
-            self.init("\(what); give another one with --cwd")
+            let what = "the working directory \(subject) cannot be entered in the tree of \(plan.rootName): \(error)"
+            self.init("\(what); give another one with --cwd", isWorkingDirectory: true)
         case LEGO_SANDBOX_STAGE_ROOT:
             self.init("the tree of \(plan.rootName) at \(subject) cannot be the program's root: \(error)")
         case LEGO_SANDBOX_STAGE_DIRECTORY:

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 import Kernel
+import Wire
 
 /// What a program is started with. All paths are absolute; those other than `root` are inside the tree.
 public struct SandboxPlan: Sendable {
@@ -12,6 +13,7 @@ public struct SandboxPlan: Sendable {
     public var user: UInt32
     public var group: UInt32
     public var groups: [UInt32]
+    /// As `ByteText`, like the environment and the working directory.
     public var arguments: [String]
     /// `KEY=VALUE` each.
     public var environment: [String]
@@ -44,7 +46,7 @@ public struct SandboxPlan: Sendable {
                 throw SandboxFailure(
                     "an argument, environment variable or path of the program contains a zero byte; remove it")
             }
-            bytes.append(contentsOf: text.utf8)
+            bytes.append(contentsOf: ByteText.bytes(of: text))
             bytes.append(0)
         }
         if bytes.count > LEGO_SANDBOX_PAYLOAD_BYTES_MAX {

@@ -13,7 +13,15 @@ public enum ProcessorKeys {
         "processor.state", default: "/var/lib/lego/processor",
         comment: "Where the output of detached programs is kept.")
 
+    public static let logSize = ConfigurationKey.size(
+        "processor.log-size", default: 64 << 20, atLeast: 64 << 10,
+        comment: "How much of a detached program's output is kept; beyond it the oldest is dropped.")
+
+    public static let temporarySize = ConfigurationKey.size(
+        "processor.tmp-size", default: 4 << 30, atLeast: 1 << 20,
+        comment: "The size of a program's private /tmp, which lies in this host's memory.")
+
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-processor", "a processor component (pComponent)"),
-        keys: CommonKeys.member + [excache, attach, state])
+        keys: CommonKeys.member + [excache, attach, state, logSize, temporarySize])
 }

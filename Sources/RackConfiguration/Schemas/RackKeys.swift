@@ -35,6 +35,14 @@ public enum RackKeys {
     public static let excache = ConfigurationKey.size(
         "processor.excache", default: 1 << 30, atLeast: 4 << 20, comment: "The ExCache of each processor component.")
 
+    public static let logSize = ConfigurationKey.size(
+        "processor.log-size", default: 64 << 20, atLeast: 64 << 10,
+        comment: "How much of a detached program's output is kept; beyond it the oldest is dropped.")
+
+    public static let temporarySize = ConfigurationKey.size(
+        "processor.tmp-size", default: 4 << 30, atLeast: 1 << 20,
+        comment: "The size of a program's private /tmp, which lies in this host's memory.")
+
     public static let tree = ConfigurationKey.word(
         "storage.tree", default: "overlay", of: ["overlay", "directory"],
         comment:
@@ -61,7 +69,8 @@ public enum RackKeys {
             "Sizes: 512MiB, 1GiB or bytes.",
         ],
         keys: [
-            processors, memories, storages, state, manager, api, logLevel, memorySize, excache, tree, path,
+            processors, memories, storages, state, manager, api, logLevel, memorySize, excache, logSize, temporarySize,
+            tree, path,
             componentSize, componentExcache, componentLogLevel,
         ],
         tableComments: [

@@ -4,7 +4,7 @@
 public struct ManagerProcessorStart: WireMessage, Equatable {
     public var program: ProgramID
     public var name: String
-    /// argv; the first is looked up in PATH of `environment` inside the program's file tree when it holds no slash.
+    /// argv, as `ByteText`; the first is looked up in PATH of `environment` inside the program's file tree when it holds no slash.
     public var arguments: [String]
     /// `KEY=VALUE` each.
     public var environment: [String]
@@ -20,10 +20,13 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
     public var isDetached: Bool
     /// Whoever attaches to the program's streams must show this. 16 bytes.
     public var attachToken: [UInt8]
+    /// A program whose user cannot enter `workingDirectory` starts in / instead, and the answer says so.
+    public var mayStartElsewhere: Bool
 
     public init(
         program: ProgramID, name: String, arguments: [String], environment: [String], workingDirectory: String,
-        user: UInt32, group: UInt32, groups: [UInt32], excacheBytes: UInt64, isDetached: Bool, attachToken: [UInt8]
+        user: UInt32, group: UInt32, groups: [UInt32], excacheBytes: UInt64, isDetached: Bool, attachToken: [UInt8],
+        mayStartElsewhere: Bool = false
     ) {
         self.program = program
         self.name = name
@@ -36,6 +39,7 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
         self.excacheBytes = excacheBytes
         self.isDetached = isDetached
         self.attachToken = attachToken
+        self.mayStartElsewhere = mayStartElsewhere
     }
 
     public func encode(into writer: inout WireWriter) {
@@ -51,6 +55,7 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
         writer.write(excacheBytes)
         writer.write(isDetached)
         attachToken.withUnsafeBytes { writer.write(counted: $0) }
+        writer.write(mayStartElsewhere)
     }
 
     public init?(from reader: inout WireReader) {
@@ -68,14 +73,15 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
         excacheBytes = reader.read()
         isDetached = reader.readBool()
         attachToken = Array(reader.readCounted(max: 16))
+        mayStartElsewhere = reader.readBool()
         if !reader.isValid || arguments.isEmpty || attachToken.count != 16 || !workingDirectory.hasPrefix("/") {
             return nil
         }
     }
 }
 
-/// The answer to a start. With a status other than ok, `reason` is one line for the user, and `exitStatus` what a shell would
-/// answer (127: no such program, 126: cannot be executed).
+/// The answer to a start. `reason` is one line for the user: with a status other than ok why it failed, and `exitStatus` is
+/// then what a shell would answer (127: no such program, 126: cannot be executed); with ok a notice, or empty.
 public struct ProcessorManagerStarted: WireMessage, Equatable {
     public var reason: String
     public var exitStatus: UInt32

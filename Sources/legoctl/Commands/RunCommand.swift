@@ -12,7 +12,7 @@ struct RunCommand: ParsableCommand {
         discussion: """
             The program gets this command's input, environment and directory, and its signals; its outputs and its end are \
             this command's. It runs as the user who calls; under sudo as the user who called sudo; called by root itself, as \
-            nobody. Exit status 125: the rack lost the program, and the reason is on standard error.
+            nobody, which a line on standard error says unless --user names somebody. Exit status 125: the rack lost the program, and the reason is on standard error.
             """)
 
     @OptionGroup var options: RackOptions
@@ -41,9 +41,10 @@ struct RunCommand: ParsableCommand {
         if command.first == "--help" || command.first == "-h" { throw CleanExit.helpRequest(self) }
         let request = try submission()
         let client = try options.client()
-        let submitted = try submit(request, to: client)
-        // For people: a script that compares outputs wants those of the program alone.
-        if let notice = submitted.notice, isatty(2) == 1 { Output.complain(notice) }
+        let submitted = try client.submit(request)
+        for line in (submitted.notice ?? "").split(whereSeparator: \.isNewline) {
+            Output.complain(Output.printable(String(line)))
+        }
         if detach {
             Output.write("\(submitted.id)\n")
             return
@@ -60,24 +61,6 @@ struct RunCommand: ParsableCommand {
         case .endOfStream:
             try Self.endAfterLoss(client, submitted, title).leave(program: submitted.id, name: title)
         }
-    }
-
-    /// Submits. The caller's own directory need not exist in the rack's tree, or be open to the program's user: the
-    /// program then starts in / and the caller is told. A directory that was asked for must be there.
-    private func submit(_ request: SubmitRequest, to client: ManagementClient) throws -> Submitted {
-        do {
-            return try client.submit(request)
-        } catch {
-            let start = StartRefusal.workingDirectory(request.workingDirectory)
-            guard case .refused(_, let failure) = error, cwd == nil, failure.reason.hasPrefix(start) else {
-                throw error
-            }
-        }
-        var elsewhere = request
-        elsewhere.workingDirectory = "/"
-        let submitted = try client.submit(elsewhere)
-        Output.complain("the program cannot enter \(Output.printable(request.workingDirectory)); it runs in /")
-        return submitted
     }
 
     /// The processor went away: what became of the program, the manager knows after the lease.
@@ -124,7 +107,9 @@ struct RunCommand: ParsableCommand {
         }
         return SubmitRequest(
             arguments: arguments, environment: try environment(), workingDirectory: directory, name: name,
-            excacheBytes: bytes, user: user ?? Self.invokingUser, isDetached: detach)
+            excacheBytes: bytes, user: user ?? Self.invokingUser, isDetached: detach,
+            // The caller's own directory need not be there; one that was asked for must be.
+            mayStartElsewhere: cwd == nil)
     }
 
     /// The caller's own variables with those of `--env` in place of theirs.
@@ -141,12 +126,14 @@ struct RunCommand: ParsableCommand {
         return texts
     }
 
-    /// Under sudo, the user who called it.
+    /// Under sudo, the user who called it: by name, as their groups follow from it, else by number (sudo(8)).
     private static var invokingUser: String? {
-        guard getuid() == 0, let name = RackFinder.environment("SUDO_USER"), !name.isEmpty, name != "root" else {
-            return nil
-        }
-        return name
+        guard getuid() == 0 else { return nil }
+        let number = RackFinder.environment("SUDO_UID") ?? ""
+        let name = RackFinder.environment("SUDO_USER") ?? ""
+        // Root that calls sudo is root.
+        if number == "0" || name == "root" { return nil }
+        return [name, number].first { !$0.isEmpty }
     }
 
     private static func baseName(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }

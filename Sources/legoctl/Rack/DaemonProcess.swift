@@ -75,13 +75,17 @@ final class DaemonProcess {
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         // A crash ends a daemon at once; the interactive backtracer would keep its last moments for half a minute.
         var environment: [UnsafeMutablePointer<CChar>?] =
-            Variables.own.filter { !$0.hasPrefix("SWIFT_BACKTRACE=") }.map { strdup($0) }
+            Variables.own.filter { !$0.hasPrefix("SWIFT_BACKTRACE=") }.map(Self.copy)
             + [strdup("SWIFT_BACKTRACE=enable=no"), nil]
         defer { for text in arguments + environment { free(text) } }
         var pid = pid_t()
         let result = posix_spawn(&pid, words[0], &actions, &attributes, &arguments, &environment)
         if result != 0 { throw KernelError("posix_spawn", result) }
         return pid
+    }
+
+    private static func copy(_ text: String) -> UnsafeMutablePointer<CChar>? {
+        (ByteText.bytes(of: text) + [0]).withUnsafeBytes { strdup($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
     }
 
     /// Waits until every daemon has said that it is ready or why not, or the deadline has passed.
@@ -150,15 +154,23 @@ final class DaemonProcess {
     }
 }
 
-/// The environment of this process.
+/// What this process was started with, as `ByteText`.
 enum Variables {
+    /// The environment.
     static var own: [String] {
         var texts: [String] = []
         var next = environ
         while let text = next.pointee {
-            texts.append(String(cString: text))
+            texts.append(ByteText.text(cString: text))
             next += 1
         }
         return texts
+    }
+
+    /// The command line without the command's name.
+    static var arguments: [String] {
+        (1..<max(1, Int(CommandLine.argc))).compactMap { index in
+            CommandLine.unsafeArgv[index].map { ByteText.text(cString: $0) }
+        }
     }
 }

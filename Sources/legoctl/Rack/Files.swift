@@ -1,5 +1,6 @@
 import Glibc
 import Kernel
+import Wire
 
 /// Small files of the rack's bookkeeping.
 enum Files {
@@ -88,11 +89,11 @@ enum Files {
         return (currentDirectory ?? "") + "/" + path
     }
 
-    /// nil when it has been deleted or cannot be reached.
+    /// As `ByteText`; nil when it has been deleted or cannot be reached.
     static var currentDirectory: String? {
         guard let path = getcwd(nil, 0) else { return nil }
         defer { free(path) }
-        return String(cString: path)
+        return ByteText.text(cString: path)
     }
 }
 

@@ -56,19 +56,31 @@ struct RackPlan: Equatable {
             member("processor", index) { name in
                 [
                     "--excache", "\(settings[RackKeys.componentExcache, name: name] ?? settings[RackKeys.excache])",
-                    "--state", "\(stateDirectory)/\(name)",
+                    "--state", "\(stateDirectory)/\(name)", "--log-size", "\(settings[RackKeys.logSize])", "--tmp-size",
+                    "\(settings[RackKeys.temporarySize])",
                 ]
             }
         }
-        try Self.checkOverrides(settings, names: ([manager] + stores + processors).map(\.name))
+        try Self.checkOverrides(settings, daemons: [manager] + stores + processors)
     }
 
-    /// An override of a component that the rack has not is a mistake.
-    private static func checkOverrides(_ settings: Settings, names: [String]) throws(CommandFailure) {
-        for (name, origin) in settings.names(below: "override") where !names.contains(name) {
-            let known = byLikeness(names, to: name).joined(separator: ", ")
+    /// An override of a component that the rack has not, or of what it has not, is a mistake.
+    private static func checkOverrides(_ settings: Settings, daemons: [Daemon]) throws(CommandFailure) {
+        let names = daemons.map(\.name)
+        for (name, origin) in settings.names(below: "override") {
             guard case .file(let file, let line) = origin else { continue }
-            throw CommandFailure("\(file):\(line): the rack has no component '\(name)'; its components: \(known)")
+            guard let daemon = daemons.first(where: { $0.name == name }) else {
+                let known = byLikeness(names, to: name).joined(separator: ", ")
+                throw CommandFailure("\(file):\(line): the rack has no component '\(name)'; its components: \(known)")
+            }
+            let own = ["memory": "size", "processor": "excache"]
+            for (kind, key) in own where kind != daemon.kind {
+                guard case .file(_, let line)? = settings.origin(ofPath: "override.\(name).\(key)") else { continue }
+                let allowed = [own[daemon.kind], "log-level"].compactMap(\.self).joined(separator: ", ")
+                throw CommandFailure(
+                    "\(file):\(line): '\(key)' is nothing that a \(daemon.kind) component has; allowed for \(name): \(allowed)"
+                )
+            }
         }
     }
 
