@@ -69,7 +69,7 @@ import Testing
             "the working directory /nowhere cannot be entered in the tree of storage0: No such file or directory"
         #expect(
             failure(["true"]) { $0.workingDirectory = "/nowhere" }
-                == SandboxFailure("\(reason); give another one with --cwd", exitStatus: 125))
+                == SandboxFailure("\(reason); give another one with --cwd", isWorkingDirectory: true))
         // Entered as the program's user, not as root.
         #expect(failure(["true"]) { $0.workingDirectory = "/root" }?.reason.contains("Permission denied") == true)
     }
