@@ -50,6 +50,22 @@ struct CaptureTests {
         }
     }
 
+    /// Six walks over records that point to 16384 scattered pages, a tenth of which fit: some 88000 of the pages are
+    /// absent when the walk comes to them.
+    @Test func whatAStreamPointsToIsThereBeforeItIsUsed() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("pointer_walk", directory)
+            let rack = try CaptureRack()
+            for mode in ["read", "write"] {
+                let outcome = try rack.run([program, mode], limitBytes: Self.limit, launcher: launcher)
+                expectOK(outcome)
+                #expect(outcome.statistics.remoteReadPages > 70_000, "\(outcome.statistics)")
+                #expect(outcome.statistics.faults < 40_000, "\(outcome.statistics)")
+            }
+        }
+    }
+
     @Test func theCallsThatChangeMemory() throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)

@@ -122,6 +122,52 @@ import Testing
         #expect(entry.departure == 1 && !entry.isStored)
     }
 
+    @Test func followingPaysWhenWhatWasLeftOutIsUsed() {
+        var trail = PointerTrail()
+        #expect(!trail.pays && trail.wantsWindow())
+        for page in UInt64(1000)..<1016 { trail.sample(page) }
+        #expect(!trail.pays)
+        for page in UInt64(1000)..<1010 { #expect(trail.fault(page) == nil) }
+        #expect(trail.pays)
+        // What is not used, or too late, counts against it.
+        for page in UInt64(2000)..<2050 { trail.sample(page) }
+        #expect(!trail.pays)
+        for _ in 0..<5000 { _ = trail.fault(1) }
+        for page in UInt64(2000)..<2050 { _ = trail.fault(page) }
+        #expect(!trail.pays)
+    }
+
+    @Test(arguments: [false, true])
+    func aTriggerGoesOnWhereTheScanStopped(isDown: Bool) throws {
+        var trail = PointerTrail()
+        var cursor = PointerTrail.Cursor(window: 500, 3, isDown: isDown)
+        #expect(cursor.page == (isDown ? 502 : 500))
+        var words = 0
+        while cursor.hasWord {
+            cursor.nextWord()
+            words += 1
+        }
+        #expect(words == 512)
+        cursor.nextPage()
+        #expect(cursor.page == 501 && cursor.pages == 2 && cursor.hasWord)
+        cursor.nextWord()
+        trail.resume(cursor, at: 77)
+        #expect(trail.fault(78) == nil)
+        let found = try #require(trail.fault(77))
+        #expect((found.page, found.word, found.pages, found.isDown) == (501, isDown ? 510 : 1, 2, isDown))
+        #expect(trail.fault(77) == nil)
+    }
+
+    @Test func pagesThatArePointedToComeWritableWhereTheyAreWritten() {
+        var trail = PointerTrail()
+        #expect(!trail.bringsWritable())
+        for _ in 0..<20 { trail.noteReadOnly() }
+        #expect(!trail.bringsWritable())
+        for _ in 0..<15 { trail.noteWrite() }
+        let writable = (0..<1000).filter { _ in trail.bringsWritable() }.count
+        #expect(writable > 800 && writable < 1000)
+    }
+
     @Test func theQueueGrowsWhenAllIsLive() {
         var table = PageTable()
         var queue = EvictionQueue()

@@ -203,6 +203,8 @@ extension MonitorCore {
                 "injections": "\(counters.injections.load(ordering: .relaxed))",
                 "forks": "\(counters.forks.load(ordering: .relaxed))",
                 "colocations": "\(counters.colocations.load(ordering: .relaxed))",
+                "firstWrites": "\(counters.firstWrites.load(ordering: .relaxed))",
+                "followedPages": "\(counters.followedPages.load(ordering: .relaxed))",
             ])
     }
 }

@@ -66,6 +66,12 @@ final class MonitorCore: @unchecked Sendable {
     /// Pages of zeros, the source of zero-fills.
     let zeros: UnsafeMutableRawPointer
     static let zeroFillPages_max = 16
+    /// A page of the program that is scanned for pointers, what was found, and where that is stored.
+    let scanned: UnsafeMutablePointer<UInt64>
+    let followed: UnsafeMutablePointer<UInt64>
+    let followedEntries: UnsafeMutablePointer<PageEntry>
+    /// Most pages that are brought at a time because something points to them.
+    let followPages: Int
     static let messages_max = 16
 
     init(
@@ -89,6 +95,7 @@ final class MonitorCore: @unchecked Sendable {
         limitPages = max(ExCache.minimumPages, min(asked, cache.capacityPages))
         refaultWindow = UInt64(max(1, limitPages / 64 * 3 / 4))
         windowPages = max(1, min(RemoteStore.window, limitPages / 16))
+        followPages = max(1, min(RemoteStore.window, limitPages / 64))
         batchPages = max(8, min(Int(LEGO_AGENT_BATCH), limitPages / 16))
         userfaultDevice = try Descriptor(checking: "open /dev/userfaultfd", lego_uffd_open_device())
         epoll = try Epoll()
@@ -98,6 +105,10 @@ final class MonitorCore: @unchecked Sendable {
         victimEntries.initialize(repeating: PageEntry(), count: Int(LEGO_AGENT_BATCH))
         zeros = .allocate(byteCount: Self.zeroFillPages_max * Int(Page.bytes), alignment: Int(Page.bytes))
         zeros.initializeMemory(as: UInt8.self, repeating: 0, count: Self.zeroFillPages_max * Int(Page.bytes))
+        scanned = .allocate(capacity: 512)
+        followed = .allocate(capacity: RemoteStore.window)
+        followedEntries = .allocate(capacity: RemoteStore.window)
+        followedEntries.initialize(repeating: PageEntry(), count: RemoteStore.window)
         try epoll.add(self.listener.raw, token: Token.listener.word)
         try epoll.add(mailbox.wake.raw, token: Token.mailbox.word)
         try epoll.add(share.shrinkRequest.raw, token: Token.shrink.word)
@@ -109,6 +120,9 @@ final class MonitorCore: @unchecked Sendable {
         victims.deallocate()
         victimEntries.deallocate()
         zeros.deallocate()
+        scanned.deallocate()
+        followed.deallocate()
+        followedEntries.deallocate()
     }
 
     /// What an epoll event is about.

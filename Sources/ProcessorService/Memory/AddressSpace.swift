@@ -35,6 +35,7 @@ final class AddressSpace {
     var streams = StreamDetector()
     /// First writes to pages that were mapped write-protected.
     var writes = StreamDetector()
+    var trail = PointerTrail()
     /// Pages in local memory.
     var resident = 0
     /// nil in a forked child that has made no trapped call yet, and after the agent was killed.

@@ -214,7 +214,8 @@ extension MonitorCore {
     @inline(__always)
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
         if entry.pointee.isProven { space.residentProven -= 1 }
-        entry.pointee.clear(PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven)
+        entry.pointee.clear(
+            PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven | PageEntry.followed)
         departures &+= 1
         entry.pointee.departure = max(1, departures >> 6 & 0xffff)
         space.resident -= 1

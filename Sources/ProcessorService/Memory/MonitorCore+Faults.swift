@@ -96,6 +96,11 @@ extension MonitorCore {
         colocate(space, thread: message.thread)
         let entry = space.table.entry(page)
         if message.is_write_protect != 0 {
+            ProgramCounters.add(counters.firstWrites)
+            if entry.pointee.isFollowed {
+                space.trail.noteWrite()
+                entry.pointee.clear(PageEntry.followed)
+            }
             serveFirstWrite(space, page, entry, message)
         } else if entry.pointee.isResident {
             serveLostPage(space, page, entry, message)
@@ -177,6 +182,7 @@ extension MonitorCore {
         var first = page
         var count = 1
         var firstEntry = entry
+        let trail = space.trail.fault(page)
         let prediction = space.streams.predict(page)
         if prediction.window > 1 {
             let window = min(prediction.window, windowPages)
@@ -202,7 +208,15 @@ extension MonitorCore {
         if space.isDead { return }
         let writable = message.is_write != 0 || writesFollow(space, prediction, first, count)
         bring(space, first, firstEntry, count, message, writable: writable)
+        // The thread goes on already. What is about to be overwritten points nowhere.
+        if let trail {
+            follow(space, trail)
+        } else if count >= Self.followedWindow_min && !writable {
+            followWindow(space, first, count, isDown: prediction.isDown)
+        }
     }
+    /// Pages of a window from which on a stream's pointers are looked at.
+    private static let followedWindow_min = 4
 
     /// Maps stored pages: from where they lie, if that is on this host, else by one READ.
     private func bring(
@@ -242,7 +256,7 @@ extension MonitorCore {
     }
 
     /// Maps pages that nobody waits for; those that cannot be mapped now stay where they are.
-    private func copyAhead(
+    func copyAhead(
         _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer, writable: Bool
     ) {
         let result = lego_uffd_copy(
@@ -404,7 +418,7 @@ extension MonitorCore {
                 space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
             }
         }
-        entry.pointee.clear(PageEntry.shared | PageEntry.dirty)
+        entry.pointee.clear(PageEntry.shared | PageEntry.dirty | PageEntry.followed)
         entry.pointee.set(PageEntry.resident | (writable ? PageEntry.dirty : 0))
     }
 

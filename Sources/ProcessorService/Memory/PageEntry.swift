@@ -25,6 +25,8 @@ struct PageEntry: Equatable {
     static let marked: UInt64 = 1 << 6
     /// Resident, and in the queue of pages that came back soon after they had left.
     static let proven: UInt64 = 1 << 7
+    /// Resident, write-protected, and brought because something pointed to it.
+    static let followed: UInt64 = 1 << 28
 
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
     @inline(__always) var isDirty: Bool { bits & Self.dirty != 0 }
@@ -43,7 +45,7 @@ struct PageEntry: Equatable {
     @inline(__always) var chunk: UInt32 { UInt32(truncatingIfNeeded: bits >> 32) }
 
     /// Everything but the place: the flags, and when the page left.
-    private static let kept: UInt64 = 0x0fff_f0ff
+    private static let kept: UInt64 = 0xffff_f0ff
 
     @inline(__always) mutating func store(chunk: UInt32, slot: Int) {
         bits = bits & Self.kept | Self.stored | UInt64(slot) << 8 | UInt64(chunk) << 32
@@ -51,6 +53,7 @@ struct PageEntry: Equatable {
     @inline(__always) mutating func forgetStored() { bits &= Self.kept & ~Self.stored }
 
     @inline(__always) var isProven: Bool { bits & Self.proven != 0 }
+    @inline(__always) var isFollowed: Bool { bits & Self.followed != 0 }
     /// When the page left local memory, in the program's departures, in units of 64 and modulo 2^16; 0: never.
     @inline(__always) var departure: UInt64 {
         get { bits >> 12 & 0xffff }

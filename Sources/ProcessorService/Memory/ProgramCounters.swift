@@ -12,11 +12,14 @@ final class ProgramCounters: Sendable {
     let peakResidentPages = Atomic<UInt64>(0)
     let remoteChunks = Atomic<UInt64>(0)
     let peakRemoteChunks = Atomic<UInt64>(0)
-    /// Trapped system calls, injections, forks and co-locations: for the log.
+    /// Trapped system calls, injections, forks, co-locations: for the log.
     let trappedCalls = Atomic<UInt64>(0)
     let injections = Atomic<UInt64>(0)
     let forks = Atomic<UInt64>(0)
     let colocations = Atomic<UInt64>(0)
+    /// Faults by first writes, and pages brought because something pointed to them: for the log.
+    let firstWrites = Atomic<UInt64>(0)
+    let followedPages = Atomic<UInt64>(0)
     /// In-use chunks by component. Written when a chunk is taken or given back.
     let perMemory = Mutex<[(name: String, chunks: UInt64)]>([])
 

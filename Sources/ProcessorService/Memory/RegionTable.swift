@@ -38,6 +38,12 @@ struct Region {
 struct RegionTable {
     private(set) var regions: [Region] = []
 
+    /// From the first region's first page to the last one's end; nil when there is none.
+    var bounds: Range<UInt64>? {
+        guard let first = regions.first, let last = regions.last else { return nil }
+        return first.pages.lowerBound..<last.pages.upperBound
+    }
+
     /// The index of the first region that ends beyond `page`.
     private func firstIndex(endingAfter page: UInt64) -> Int {
         var low = 0

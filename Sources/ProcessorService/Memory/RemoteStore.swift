@@ -125,6 +125,25 @@ final class RemoteStore {
         return true
     }
 
+    /// Reads `count` stored pages, at most `window`, wherever they lie, into the read buffer: one transfer a component.
+    func gather(_ entries: UnsafePointer<PageEntry>, count: Int) -> Bool {
+        if failure != nil { return false }
+        for memory in memories.indices {
+            pieceCount = 0
+            for index in 0..<count {
+                let place = location(entries[index])
+                if place.memory == memory { addPiece(readBuffer + index * Int(Page.bytes), place.offset) }
+            }
+            if pieceCount == 0 { continue }
+            let status = remote.node.read(
+                memories[memory].peer, UnsafeBufferPointer(start: pieces, count: pieceCount),
+                until: .after(Self.patience))
+            if !status.isOK { return fail(memory, status) }
+        }
+        ProgramCounters.add(counters.remoteReadPages, count)
+        return true
+    }
+
     // MARK: Memory on this host
 
     /// How many of the stored pages, from the first on, lie one behind the other. At least 1.

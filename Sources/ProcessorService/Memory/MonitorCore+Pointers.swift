@@ -1,0 +1,99 @@
+import Glibc
+import Kernel
+
+/// Prefetch by pointers: see `PointerTrail`. A scanned page costs a read through /proc/PID/mem and some 512 compares, a
+/// pointer that may be followed a look into the page table.
+extension MonitorCore {
+    /// Pointers that a page of a stream must have to be worth more scans.
+    private static let pointers_min = 4
+    /// Pages sampled of a window while following does not pay.
+    private static let samples_max = 4
+
+    /// A window of a stream has been brought.
+    func followWindow(_ space: AddressSpace, _ first: UInt64, _ count: Int, isDown: Bool) {
+        if space.isDead || !space.trail.wantsWindow() { return }
+        follow(space, PointerTrail.Cursor(window: first, count, isDown: isDown), isNew: true)
+    }
+
+    /// Scans on, and brings what is pointed to, up to a batch of pages.
+    func follow(_ space: AddressSpace, _ start: PointerTrail.Cursor, isNew: Bool = false) {
+        guard let agent = space.agent, let bounds = space.regions.bounds else { return }
+        let isFetching = space.trail.pays
+        let most = isFetching ? followPages : Self.samples_max
+        var cursor = start
+        var found = 0
+        var pointers = 0
+        var last = UInt64.max
+        while cursor.pages > 0 {
+            let address = off_t(truncatingIfNeeded: Page.address(cursor.page))
+            if pread(agent.programMemory.raw, scanned, Int(Page.bytes), address) == Int(Page.bytes) {
+                while cursor.hasWord {
+                    let page = Page.number(scanned[cursor.word])
+                    cursor.nextWord()
+                    if page == last || !bounds.contains(page) { continue }
+                    pointers += 1
+                    guard let entry = space.table.find(page), entry.pointee.isRemote else { continue }
+                    last = page
+                    if found == most {
+                        if isFetching { space.trail.resume(cursor, at: page) }
+                        return bringFollowed(space, isFetching ? found : 0)
+                    }
+                    if !isFetching {
+                        space.trail.sample(page)
+                    } else if space.trail.samples(page) || isFollowed(page, found) {
+                        continue
+                    }
+                    followed[found] = page
+                    found += 1
+                }
+            }
+            // Where the first page points nowhere, or one page says all, the rest is not looked at.
+            if isNew && cursor.page == start.page && pointers < Self.pointers_min || !isFetching { break }
+            cursor.nextPage()
+        }
+        bringFollowed(space, isFetching ? found : 0)
+    }
+
+    /// Whether a page is among the last few that were found.
+    @inline(__always)
+    private func isFollowed(_ page: UInt64, _ found: Int) -> Bool {
+        for index in max(0, found - 8)..<found where followed[index] == page { return true }
+        return false
+    }
+
+    /// Brings single pages that nobody waits for yet.
+    private func bringFollowed(_ space: AddressSpace, _ count: Int) {
+        ProgramCounters.add(counters.followedPages, count)
+        if count == 0 || !makeRoom(count) || space.isDead { return }
+        var absent = 0
+        for index in 0..<count {
+            let page = followed[index]
+            guard let entry = space.table.find(page), entry.pointee.isRemote else { continue }
+            guard let lent = store.beginRead(entry.pointee, count: 1) else {
+                (followed[absent], followedEntries[absent]) = (page, entry.pointee)
+                absent += 1
+                continue
+            }
+            mapFollowed(space, page, lent.place)
+            store.endRead(lent)
+            if space.isDead { return }
+        }
+        if absent > 0 {
+            guard store.gather(followedEntries, count: absent) else { return checkStore() }
+            for index in 0..<absent {
+                mapFollowed(space, followed[index], store.readBuffer + index * Int(Page.bytes))
+            }
+        }
+        counters.setResident(resident)
+    }
+
+    /// Maps one page that was pointed to: writable at once where such pages are written to as a rule, since a first write
+    /// costs a fault and a needless write-back a tenth of it.
+    private func mapFollowed(_ space: AddressSpace, _ page: UInt64, _ source: UnsafeMutableRawPointer) {
+        let writable = space.trail.bringsWritable()
+        copyAhead(space, page, 1, source, writable: writable)
+        guard !writable, let entry = space.table.find(page), entry.pointee.isResident else { return }
+        entry.pointee.set(PageEntry.followed)
+        space.trail.noteReadOnly()
+    }
+}
