@@ -50,19 +50,18 @@ struct CaptureTests {
         }
     }
 
-    /// Six walks over records that point to 16384 scattered pages, a tenth of which fit: some 88000 of the pages are
-    /// absent when the walk comes to them.
-    @Test func whatAStreamPointsToIsThereBeforeItIsUsed() throws {
+    /// Six walks over records that point to 16384 scattered pages, a tenth of which fit: some 95000 of the pages are
+    /// absent when the walk comes to them, and each would fault, twice where it is read and then written.
+    @Test(arguments: [("read", 60_000), ("write", 100_000)])
+    func whatAStreamPointsToIsThereBeforeItIsUsed(_ mode: String, _ faults_max: UInt64) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
             let program = try compile("pointer_walk", directory)
             let rack = try CaptureRack()
-            for mode in ["read", "write"] {
-                let outcome = try rack.run([program, mode], limitBytes: Self.limit, launcher: launcher)
-                expectOK(outcome)
-                #expect(outcome.statistics.remoteReadPages > 70_000, "\(outcome.statistics)")
-                #expect(outcome.statistics.faults < 40_000, "\(outcome.statistics)")
-            }
+            let outcome = try rack.run([program, mode], limitBytes: Self.limit, launcher: launcher)
+            expectOK(outcome)
+            #expect(outcome.statistics.remoteReadPages > 90_000, "\(outcome.statistics)")
+            #expect(outcome.statistics.faults < faults_max, "\(outcome.statistics)")
         }
     }
 
