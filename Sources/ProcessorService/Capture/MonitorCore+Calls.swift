@@ -235,19 +235,6 @@ extension MonitorCore {
         return .proceed
     }
 
-    /// What is resident at a fork is resident twice afterwards: halves it before.
-    private func makeRoomForFork(_ space: AddressSpace) {
-        let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed))
-        while resident + space.resident > limit, space.resident > 0 {
-            let before = space.resident
-            evict(space, batchPages)
-            if space.isDead || space.resident >= before { break }
-        }
-        if resident + space.resident > share.granted {
-            _ = cache.reserve(resident + space.resident - share.granted, for: share)
-        }
-    }
-
     /// Makes a page resident and writable, and keeps it so: the kernel writes there at the end of a thread, when it
     /// serves no faults any more.
     func pin(_ space: AddressSpace, _ address: UInt64) {

@@ -27,6 +27,7 @@ extension MonitorCore {
             let count = epoll.wait(into: events, until: deadline)
             dispatch(events, count)
             retryDeferred()
+            expireReserves()
             shrinkToLimit()
             if colocation.isActive { reviewColocation() }
             if nextSweep.hasPassed {

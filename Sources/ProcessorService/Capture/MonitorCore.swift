@@ -52,6 +52,9 @@ final class MonitorCore: @unchecked Sendable {
     var isListenerDone = false
     /// Forks whose events were read and whose tables are not copied yet.
     var pendingForks: [(parent: AddressSpace, descriptor: Int32)] = []
+    /// Room that forks under way will take, oldest first, and its sum in pages.
+    var forkReserves: [ForkReserve] = []
+    var reservedPages = 0
     /// Notifications that arrived while another one was waited for.
     var setAside: [lego_notification] = []
     var threads = ThreadTable()

@@ -15,7 +15,7 @@ extension MonitorCore {
     @discardableResult
     func makeRoom(_ pages: Int, mayForce: Bool = false) -> Bool {
         while !hasFailed {
-            let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed))
+            let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
             if resident + pages <= limit {
                 if resident + pages <= share.granted { return true }
                 if cache.reserve(resident + pages - share.granted, for: share) { return true }

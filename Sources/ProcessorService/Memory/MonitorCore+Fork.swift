@@ -2,6 +2,43 @@ import CLinux
 import Kernel
 
 extension MonitorCore {
+    /// Room for the copy that a fork makes, from the call's answer to its event. A call that failed has no event, and the
+    /// room is given up after a while.
+    struct ForkReserve {
+        var parent: UInt64
+        var pages: Int
+        var until: Deadline
+        static let patience: Duration = .milliseconds(100)
+    }
+
+    /// What is resident at a fork is resident twice afterwards: halves it before. Several processes may fork at a time.
+    func makeRoomForFork(_ space: AddressSpace) {
+        let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
+        while resident + space.resident > limit, space.resident > 0 {
+            let before = space.resident
+            evict(space, batchPages)
+            if space.isDead || space.resident >= before { break }
+        }
+        let wanted = resident + reservedPages + space.resident
+        if wanted > share.granted { _ = cache.reserve(wanted - share.granted, for: share) }
+        reservedPages += space.resident
+        forkReserves.append(
+            ForkReserve(parent: space.identity, pages: space.resident, until: .after(ForkReserve.patience)))
+    }
+
+    /// The fork of `parent` has been followed.
+    private func endReserve(_ parent: AddressSpace) {
+        guard let index = forkReserves.firstIndex(where: { $0.parent == parent.identity }) else { return }
+        reservedPages -= forkReserves.remove(at: index).pages
+    }
+
+    /// Gives up what was reserved for forks that failed.
+    func expireReserves() {
+        while let first = forkReserves.first, first.until.hasPassed {
+            reservedPages -= forkReserves.removeFirst().pages
+        }
+    }
+
     /// Follows the forks whose events have been read.
     func followForks() {
         while !pendingForks.isEmpty {
@@ -14,6 +51,7 @@ extension MonitorCore {
     /// was read, the child runs from now on.
     private func forked(_ parent: AddressSpace, _ userfault: consuming Descriptor) {
         ProgramCounters.add(counters.forks)
+        endReserve(parent)
         let child: AddressSpace
         do {
             child = try addSpace(userfault)
