@@ -170,3 +170,9 @@ let package = Package(
     swiftLanguageModes: [.v6],
     cLanguageStandard: .gnu17
 )
+
+// A build for a sanitizer holds some test targets only: Scripts/test.sh --sanitize names them.
+if let names = Context.environment["LEGO_TEST_TARGETS"] {
+    let kept = Set(names.split(separator: " ").map(String.init))
+    package.targets.removeAll { $0.type == .test && !kept.contains($0.name) }
+}

@@ -4,13 +4,18 @@
 #   sudo Scripts/bench.sh memory     arrays of 512 MiB with 25 % of it local: native, swap on zram, the rack
 #   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
 #   sudo Scripts/bench.sh idle       processor time of idle daemons
+#   sudo Scripts/bench.sh fabric     Lite against the bare device, between two processes of this host
+#   sudo Scripts/bench.sh storage    the storage component's mounted tree against the native one
 #   sudo Scripts/bench.sh all        all of them
 #
 # Environment: ROUNDS (default 3; medians are printed), MEBIBYTES (default 512).
 source "$(dirname "$0")/lib.sh"
 rounds=${ROUNDS:-3} mebibytes=${MEBIBYTES:-512}
 what=${1:-all}
-case $what in memory | trap | idle | all) ;; *) fail "'$what' is not a benchmark; there are: memory, trap, idle, all" ;; esac
+case $what in
+memory | trap | idle | fabric | storage | all) ;;
+*) fail "'$what' is not a benchmark; there are: memory, trap, idle, fabric, storage, all" ;;
+esac
 
 require_root
 install_build_packages
@@ -119,7 +124,58 @@ bench_idle() {
   done
 }
 
+# From lines "NAME<tab>VALUE" of several runs, the median of each name's values, in the order of the first run.
+medians() {
+  awk -F '\t' '!($1 in count) {order[++names] = $1} {value[$1, ++count[$1]] = $2}
+    END {
+      for (i = 1; i <= names; i++) {
+        name = order[i]; n = count[name]
+        for (a = 2; a <= n; a++)
+          for (b = a; b > 1 && value[name, b] + 0 < value[name, b - 1] + 0; b--) {
+            t = value[name, b]; value[name, b] = value[name, b - 1]; value[name, b - 1] = t
+          }
+        printf "%s\t%s\n", name, value[name, int((n + 1) / 2)]
+      }
+    }'
+}
+
+bench_fabric() {
+  local i
+  say "Lite against the bare device, two processes of this host; medians of $rounds runs, in us; both poll unless it says otherwise"
+  for ((i = 0; i < rounds; i++)); do
+    timeout 300 "$binaries/lego-bench-fabric" >"$scratch/fabric" || fail "lego-bench-fabric failed: $(cat "$scratch/fabric")"
+    sed -nE 's/^(.*): median ([0-9.]+) us.*/\1\t\2/p' "$scratch/fabric" >>"$scratch/fabric-all"
+  done
+  printf '%-46s %10s %10s %12s\n' operation 'Lite' 'bare' 'Lite/bare'
+  medians <"$scratch/fabric-all" | awk -F '\t' '
+    $1 ~ /, bare device$/ {sub(/, bare device$/, "", $1); bare[$1] = $2; next}
+    {sub(/, Lite$/, "", $1)
+      if ($1 in bare) printf "%-46s %10s %10s %12.2f\n", $1, $2, bare[$1], $2 / bare[$1]
+      else printf "%-46s %10s\n", $1, $2}'
+}
+
+bench_storage() {
+  local i
+  say "the mounted tree against the native one, on $(findmnt -n -o FSTYPE -T "$scratch"); medians of $rounds runs; ratio above 1: the mounted tree is slower"
+  mkdir "$scratch/tree"
+  for ((i = 0; i < rounds; i++)); do
+    timeout 300 "$binaries/lego-bench-storage" "$scratch/tree" >"$scratch/storage" || fail "lego-bench-storage failed: $(cat "$scratch/storage")"
+    # Columns of fixed width: name, native with its unit, mounted, ratio.
+    awk 'NR > 1 {name = substr($0, 1, 34); sub(/ +$/, "", name)
+      native = substr($0, 35, 12); mounted = substr($0, 47, 12)
+      unit = native ~ /MB/ ? "MB/s" : "us"
+      printf "%s, %s|native\t%s\n%s, %s|mounted\t%s\n", name, unit, native + 0, name, unit, mounted + 0}' \
+      "$scratch/storage" >>"$scratch/storage-all"
+  done
+  printf '%-46s %10s %10s %12s\n' work 'native' 'mounted' 'ratio'
+  medians <"$scratch/storage-all" | awk -F '[|\t]' '
+    $2 == "native" {native = $3; next}
+    {printf "%-46s %10s %10s %12.2f\n", $1, native, $3, $1 ~ /MB\/s$/ ? native / $3 : $3 / native}'
+}
+
 [[ $what == memory || $what == all ]] && bench_memory
 [[ $what == trap || $what == all ]] && bench_trap
 [[ $what == idle || $what == all ]] && bench_idle
+[[ $what == fabric || $what == all ]] && bench_fabric
+[[ $what == storage || $what == all ]] && bench_storage
 exit 0

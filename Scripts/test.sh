@@ -4,10 +4,12 @@
 #   sudo Scripts/test.sh                     what continuous integration runs
 #   sudo Scripts/test.sh --all               the rack tests at full size too (some ten minutes more)
 #   sudo Scripts/test.sh --filter PATTERN    only the tests whose names match
+#   sudo Scripts/test.sh --sanitize          the layers below the services under ThreadSanitizer, built in .build-tsan
 #
 # The closing line counts passed, failed and skipped tests; the exit status is 0 only when none failed and some ran.
 source "$(dirname "$0")/lib.sh"
 filter=()
+sanitize=''
 while (($#)); do
   case $1 in
   --all) export LEGO_TEST_ALL=1 ;;
@@ -16,7 +18,8 @@ while (($#)); do
     filter=(--filter "$2")
     shift
     ;;
-  *) fail "'$1' is not an option; there are: --all, --filter PATTERN" ;;
+  --sanitize) sanitize=1 ;;
+  *) fail "'$1' is not an option; there are: --all, --filter PATTERN, --sanitize" ;;
   esac
   shift
 done
@@ -29,13 +32,25 @@ install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps ut
 say "style"
 swift format lint --strict --recursive "$root/Sources" "$root/Tests" "$root/Package.swift" || fail "'swift format' finds fault"
 
-build tests
+options=(--package-path "$root")
+if [[ $sanitize ]]; then
+  export LEGO_TEST_TARGETS="WireTests FabricTests LiteTests MemoryTests"
+  options+=(--scratch-path "$root/.build-tsan" -c debug --sanitize thread)
+  say "building (debug, ThreadSanitizer): $LEGO_TEST_TARGETS"
+  swift build "${options[@]}" --product legoPackageTests 2>&1 | { grep -vE "^\[[0-9]+/[0-9]+\] " || true; } || fail "the build failed"
+  clang -O1 -shared -fPIC -o "$root/.build-tsan/tsan-mutex.so" "$root/Scripts/tsan-mutex.c" -ldl || fail "clang failed"
+  # A race is printed when it is found, and fails the test process at its end.
+  export TSAN_OPTIONS="exitcode=66"
+else
+  options+=(-c "$configuration" -Xswiftc -enable-testing)
+  build tests
+fi
 export LEGO_PRODUCTS=$binaries
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 say "testing"
 status=0
-swift test --package-path "$root" -c "$configuration" -Xswiftc -enable-testing --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
+LD_PRELOAD=${sanitize:+$root/.build-tsan/tsan-mutex.so} swift test "${options[@]}" --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
   tee "$log" | { grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true; } || status=$?
 count() { grep -E "$1" "$log" | grep -cvE '^. Test run with ' || true; }
 passed=$(count '^✔ Test .* passed after ') failed=$(count '^✘ Test .* failed after ') skipped=$(count '^➜ Test .* skipped')

@@ -19,13 +19,17 @@ extension SharedChannel {
         if lego_atomic_load_u32(word) != 0, lego_atomic_exchange_u32(word, 0) != 0 { device?.signal() }
     }
 
+    /// How much of the ring has been taken, as the peer is told: `ringHead` itself is the receive driver's.
+    @inline(__always)
+    private var publishedHead: UInt64 { lego_atomic_load_u64(mine.word64(PairPage.Word.ringHead)) }
+
     /// Whether the ring holds something. Any thread; a hint.
     @inline(__always)
-    var hasArrivals: Bool { lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) != ringHead }
+    var hasArrivals: Bool { lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) != publishedHead }
 
     /// Whether the peer may be waiting for room in its ring. Any thread; a hint.
     var isAlmostFull: Bool {
-        lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) &- ringHead > UInt64(PairPage.ringBytes / 2)
+        lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) &- publishedHead > UInt64(PairPage.ringBytes / 2)
     }
 
     enum ReceiveStep {
