@@ -1,7 +1,7 @@
 import CLinux
 
-/// A lock for sections of some hundred nanoseconds: it spins for a moment and then sleeps, so that a holder that was preempted
-/// costs nobody a core. Never held over a wait. Not recursive.
+/// A lock for sections of some hundred nanoseconds: it spins for a moment and then sleeps, so that a holder that was
+/// preempted costs nobody a core. Never held over a wait. Not recursive.
 public struct AdaptiveLock: ~Copyable, @unchecked Sendable {
     @usableFromInline
     enum Word {

@@ -1,8 +1,9 @@
 import CLinux
 
-/// Whether spinning pays. Where every thread has a processor to itself, what is waited for comes within the spin and saves two
-/// thread switches; where processors are shared, the spinning thread keeps the very thread from running that it waits for, and
-/// each side loses its whole spin. So each wait reports how its spin went, and spinning stops for as long as it mostly fails.
+/// Whether spinning pays. Where every thread has a processor to itself, what is waited for comes within the spin and
+/// saves two thread switches; where processors are shared, the spinning thread keeps the very thread from running that
+/// it waits for, and each side loses its whole spin. So each wait reports how its spin went, and spinning stops for as
+/// long as it mostly fails.
 ///
 /// Any number of threads share a gauge; an update that is lost among them does no harm.
 public struct SpinGauge: ~Copyable, @unchecked Sendable {

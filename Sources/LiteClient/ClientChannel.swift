@@ -20,8 +20,8 @@ struct Outcome {
     var node: UInt64 = 0
 }
 
-/// The program's end of a channel (`lite_channel.h`). Any number of threads share it: the lock is held while a slot is taken and
-/// while a submission is written, never while waiting.
+/// The program's end of a channel (`lite_channel.h`). Any number of threads share it: the lock is held while a slot is
+/// taken and while a submission is written, never while waiting.
 ///
 /// Cost of an operation that the daemon serves at once: no system call, two locked sections of some ten nanoseconds.
 final class ClientChannel: @unchecked Sendable {
@@ -137,7 +137,8 @@ final class ClientChannel: @unchecked Sendable {
         while sequence &- takenSeen >= UInt32(LITE_RING) {
             takenSeen = lego_atomic_load_u32(takenWord)
             if sequence &- takenSeen < UInt32(LITE_RING) { break }
-            // More cancellations than slots, and a daemon that is stopped: it is asked to look, which also paces this loop.
+            // More cancellations than slots, and a daemon that is stopped: it is asked to look, which also paces this
+            // loop.
             lock.unlock()
             ringDoorbell()
             lego_spin_pause()
@@ -174,8 +175,9 @@ final class ClientChannel: @unchecked Sendable {
     @inline(__always)
     func isDone(_ slot: Int) -> Bool { lego_atomic_load_u32(word(slot)) == LITE_SLOT_DONE.rawValue }
 
-    /// Waits for an operation. At the deadline it is withdrawn; it then ends all the same, with `LITE_ETIMEDOUT` unless it was
-    /// over already. With `LITE_EDAEMON` when the daemon is gone, or does not do even that: the slot then is lost.
+    /// Waits for an operation. At the deadline it is withdrawn; it then ends all the same, with `LITE_ETIMEDOUT`
+    /// unless it was over already. With `LITE_EDAEMON` when the daemon is gone, or does not do even that: the slot
+    /// then is lost.
     @inline(__always)
     func wait(_ ticket: Ticket, until deadline: Deadline) -> Outcome {
         if isDone(ticket) { return outcome(ticket) }

@@ -26,7 +26,8 @@ extension LiteSession {
         _ function: UInt16, _ buffer: UnsafeMutableRawPointer, _ capacity: Int, _ request: inout LiteRequest,
         until deadline: Deadline
     ) -> Int32 {
-        // The daemon answers what the function needs; a larger buffer than a message can fill takes no more room for it.
+        // The daemon answers what the function needs; a larger buffer than a message can fill takes no more room for
+        // it.
         let room = min(capacity, Int(LITE_MESSAGE_MAX))
         if room < 0 { return LITE_EINVAL.code }
         var taken = LiteRequest(call: 0, node: 0, count: 0)
@@ -150,7 +151,8 @@ extension LiteSession {
 
     // MARK: Public
 
-    /// Serves a function (1 to 65535) of this node: requests of up to `bytes_max` wait, at most `depth`, to be received.
+    /// Serves a function (1 to 65535) of this node: requests of up to `bytes_max` wait, at most `depth`, to be
+    /// received.
     public func register(_ function: UInt16, bytes_max: Int, depth: Int = 64) throws(LiteFailure) {
         try LiteFailure.check(register(function, UInt32(clamping: bytes_max), Int32(clamping: depth)))
     }

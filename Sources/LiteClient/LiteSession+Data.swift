@@ -10,7 +10,8 @@ public struct LiteOperation: Sendable {
 }
 
 extension LiteSession {
-    /// A blocking transfer. Large ones go in parts, several under way at a time; the daemon checks the whole range with the first.
+    /// A blocking transfer. Large ones go in parts, several under way at a time; the daemon checks the whole range
+    /// with the first.
     @inline(__always)
     func transfer(
         _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int

@@ -37,8 +37,8 @@ extension LiteSession {
         return LiteLock(handle: handle)
     }
 
-    /// Waits for its turn, first come, first served. True when the former holder ended while it held the lock: what the lock
-    /// guards may be half changed.
+    /// Waits for its turn, first come, first served. True when the former holder ended while it held the lock: what
+    /// the lock guards may be half changed.
     @discardableResult
     public func lock(_ lock: LiteLock, until deadline: Deadline) throws(LiteFailure) -> Bool {
         try LiteFailure.check(self.lock(lock.handle, until: deadline)) == 1

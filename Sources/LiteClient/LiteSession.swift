@@ -3,11 +3,11 @@ import CLite
 import Glibc
 import Kernel
 
-/// A program's membership in LITE, by way of this host's node daemon: regions of remote memory, calls, locks and barriers. `lite.h`
-/// documents each operation; this is the same in Swift, with errors thrown.
+/// A program's membership in LITE, by way of this host's node daemon: regions of remote memory, calls, locks and
+/// barriers. `lite.h` documents each operation; this is the same in Swift, with errors thrown.
 ///
-/// Safe on any thread. A thread always uses the same channel, so that as many threads as there are channels do not disturb each
-/// other. `leave` (or the end of the last reference) must come after the last operation.
+/// Safe on any thread. A thread always uses the same channel, so that as many threads as there are channels do not
+/// disturb each other. `leave` (or the end of the last reference) must come after the last operation.
 public final class LiteSession: @unchecked Sendable {
     public struct Options: Sendable {
         /// Channels, 1 to 16.
@@ -60,7 +60,8 @@ public final class LiteSession: @unchecked Sendable {
 
     // MARK: Operations
 
-    /// Runs one operation with data of at most `bytes` in the channel: `fill` writes them, `collect` takes what came back.
+    /// Runs one operation with data of at most `bytes` in the channel: `fill` writes them, `collect` takes what came
+    /// back.
     @inline(__always)
     func run(
         _ opcode: lite_opcode, bytes: Int, until deadline: Deadline = .never,

@@ -1,9 +1,10 @@
 import Wire
 
-/// What nodes ask of each other beside data. Words are 64-bit numbers in the order given; `text` is a name or an address.
+/// What nodes ask of each other beside data. Words are 64-bit numbers in the order given; `text` is a name or an
+/// address.
 ///
-/// *Leaf* verbs never wait and run on the callee's poller. The others may ask leaf verbs of third nodes, but nothing else: so no
-/// circle of nodes waits for each other's workers.
+/// *Leaf* verbs never wait and run on the callee's poller. The others may ask leaf verbs of third nodes, but nothing
+/// else: so no circle of nodes waits for each other's workers.
 enum ClusterVerb: UInt8, CaseIterable {
     /// Node's address and name: text, second text. The answer: the callee's name.
     case hello = 1

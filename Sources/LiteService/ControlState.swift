@@ -66,8 +66,8 @@ struct Member {
     var address: String
 }
 
-/// What the service knows beside its sessions' handles. Protected by the service's `control` mutex, which is held over nothing that
-/// waits.
+/// What the service knows beside its sessions' handles. Protected by the service's `control` mutex, which is held over
+/// nothing that waits.
 struct ControlState {
     var sessions: [UInt64: Session] = [:]
     /// The other nodes of the cluster that are connected.
@@ -87,8 +87,8 @@ struct ControlState {
     var extents: [UInt64: (bytes: UInt64, node: UInt64)] = [:]
     /// Unnamed regions by the session that made them.
     var unnamed: [UInt64: Set<UInt64>] = [:]
-    /// The next number of a session, a region, a lock or a barrier: random at first, so that those of one life of the daemon are not
-    /// taken for those of the next.
+    /// The next number of a session, a region, a lock or a barrier: random at first, so that those of one life of the
+    /// daemon are not taken for those of the next.
     private var number = UInt64.random(in: 1...UInt64.max / 2)
 
     init(arena: ExtentAllocator) { self.arena = arena }

@@ -4,9 +4,9 @@ import Glibc
 import Kernel
 import Lite
 
-// The serving threads. The leader takes submissions from the channels that are *hot*; one in which nothing has come for a while goes to
-// sleep, and its program must ring to be looked at again. What does not wait is done at once; before anything that waits for
-// another node the leader lets another thread lead.
+// The serving threads. The leader takes submissions from the channels that are *hot*; one in which nothing has come
+// for a while goes to sleep, and its program must ring to be looked at again. What does not wait is done at once;
+// before anything that waits for another node the leader lets another thread lead.
 extension LiteService {
     /// Submissions that a channel is served in a row.
     private static var burst_max: Int { 16 }
@@ -71,7 +71,8 @@ extension LiteService {
 
     // MARK: Priorities
 
-    /// A low priority waits while one of high priority was busy just now, but for a seventh of the time (LITE §6.2, SW-Pri).
+    /// A low priority waits while one of high priority was busy just now, but for a seventh of the time (LITE §6.2,
+    /// SW-Pri).
     @inline(__always)
     private func mayServe(_ channel: ServiceChannel, _ now: UInt64) -> Bool {
         if channel.session.priority != LITE_PRIORITY_LOW.rawValue || !configuration.softwarePriority { return true }

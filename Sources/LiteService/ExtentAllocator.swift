@@ -1,4 +1,5 @@
-/// Parts of a range of bytes, first fit. Free parts are kept in the order of their addresses and merged. Not safe by itself.
+/// Parts of a range of bytes, first fit. Free parts are kept in the order of their addresses and merged. Not safe by
+/// itself.
 struct ExtentAllocator {
     static let unit: UInt64 = 64
 

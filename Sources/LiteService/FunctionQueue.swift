@@ -1,8 +1,8 @@
 import CLinux
 import Kernel
 
-/// Requests that wait to be received, oldest first, and receivers that wait for requests: never both. Safe on any thread; its lock
-/// comes before a channel's.
+/// Requests that wait to be received, oldest first, and receivers that wait for requests: never both. Safe on any
+/// thread; its lock comes before a channel's.
 final class FunctionQueue: @unchecked Sendable {
     struct Request {
         var call: IncomingCall
@@ -43,6 +43,17 @@ final class FunctionQueue: @unchecked Sendable {
     func addLocked(_ request: Request) { requests.append(request) }
     func addLocked(_ receiver: WaitToken) { receivers.append(receiver) }
 
+    var requestCount: Int {
+        lock.lock()
+        defer { lock.unlock() }
+        return requests.count
+    }
+    var receiverCount: Int {
+        lock.lock()
+        defer { lock.unlock() }
+        return receivers.count
+    }
+
     /// A receiver no longer waits.
     func withdraw(_ receiver: WaitToken) {
         lock.lock()
@@ -79,6 +90,12 @@ final class FunctionRegistry: @unchecked Sendable {
         guard let queue = queues[function], queue.session === session else { return nil }
         queues[function] = nil
         return queue
+    }
+
+    var all: [FunctionQueue] {
+        lock.lock()
+        defer { lock.unlock() }
+        return Array(queues.values)
     }
 
     func removeAll(of session: Session) -> [FunctionQueue] {

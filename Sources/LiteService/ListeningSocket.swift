@@ -15,8 +15,8 @@ final class ListeningSocket: Sendable {
         let bytes = Array(path.utf8)
         guard path.hasPrefix("/"), bytes.count < MemoryLayout.size(ofValue: address.sun_path) else {
             throw LiteServiceError(
-                "the socket \(path) is not an absolute path of at most \(MemoryLayout.size(ofValue: address.sun_path) - 1) "
-                    + "bytes; choose another with lite.socket")
+                "the socket \(path) is not an absolute path of at most "
+                    + "\(MemoryLayout.size(ofValue: address.sun_path) - 1) bytes; choose another with lite.socket")
         }
         withUnsafeMutableBytes(of: &address.sun_path) { $0.copyBytes(from: bytes) }
         let kind = Int32(SOCK_SEQPACKET.rawValue | SOCK_CLOEXEC.rawValue | SOCK_NONBLOCK.rawValue)

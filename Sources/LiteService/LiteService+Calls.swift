@@ -3,8 +3,9 @@ import Kernel
 import Lite
 import Wire
 
-// Calls between programs. A request is delivered into the queue of its function, or at once to a receiver that waits; the reply is
-// delivered to the caller's wait. Between nodes each is one call of the node's own, which says whether it was taken.
+// Calls between programs. A request is delivered into the queue of its function, or at once to a receiver that waits;
+// the reply is delivered to the caller's wait. Between nodes each is one call of the node's own, which says whether it
+// was taken.
 extension LiteService {
     /// Bytes that the requests of one function may take while they wait.
     private static var queueBytes_max: Int { 64 << 20 }
@@ -220,8 +221,8 @@ extension LiteService {
         return !isHere
     }
 
-    /// Ends a call at its caller, wherever that is. Answers `LITE_EGONE` when nobody waits any more. With bytes for another node
-    /// there must be staging.
+    /// Ends a call at its caller, wherever that is. Answers `LITE_EGONE` when nobody waits any more. With bytes for
+    /// another node there must be staging.
     @discardableResult
     func finishCall(_ call: IncomingCall, _ status: Int32, _ bytes: UnsafeRawBufferPointer, _ staging: Staging?)
         -> Int32

@@ -50,8 +50,8 @@ extension LiteService {
     /// The connected node of that number, once it has said who it is or this node has.
     func member(_ number: UInt64) -> LitePeer? { node.peer(NodeID(rawValue: number)) }
 
-    /// Asks a node, or does it here if that is this one. `LITE_ENODE` when the node is lost or does not answer in time. No lock is
-    /// held; not for handlers of leaf verbs.
+    /// Asks a node, or does it here if that is this one. `LITE_ENODE` when the node is lost or does not answer in
+    /// time. No lock is held; not for handlers of leaf verbs.
     func ask(_ number: UInt64, _ request: ClusterRequest) -> ClusterAnswer {
         if number == own { return answer(request, from: own) }
         guard let peer = member(number) else { return ClusterAnswer(Code.noNode) }
@@ -126,8 +126,8 @@ extension LiteService {
 
     // MARK: Names
 
-    /// Every name is where its object is. So that no two nodes make an object of one name, the node of the lowest number (the
-    /// arbiter) lets one at a time.
+    /// Every name is where its object is. So that no two nodes make an object of one name, the node of the lowest
+    /// number (the arbiter) lets one at a time.
     func claiming(_ kind: ObjectKind, _ name: String, _ make: () -> Int32) -> Int32 {
         let deadline = Deadline.after(configuration.nodeTimeout)
         while true {

@@ -3,7 +3,8 @@ import CLite
 import Kernel
 import Lite
 
-// Operations that are not on the fast path. They run on a serving thread that does not lead, and may wait for other nodes.
+// Operations that are not on the fast path. They run on a serving thread that does not lead, and may wait for other
+// nodes.
 extension LiteService {
     func serveControl(_ channel: ServiceChannel, _ submission: lite_submission) {
         let slot = Int(submission.slot)

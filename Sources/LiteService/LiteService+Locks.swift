@@ -2,8 +2,8 @@ import CLite
 import Kernel
 import Wire
 
-// Locks. A lock is at the node that made it, which keeps who holds it and who waits, in their order. Whoever cannot have it at once waits
-// in its channel until that node wakes it.
+// Locks. A lock is at the node that made it, which keeps who holds it and who waits, in their order. Whoever cannot
+// have it at once waits in its channel until that node wakes it.
 extension LiteService {
     // MARK: At the program's node
 

@@ -22,7 +22,8 @@ extension LiteService {
         }
     }
 
-    /// Only the node that took memory gives it back; with a second word after a while, as somebody may still write to it.
+    /// Only the node that took memory gives it back; with a second word after a while, as somebody may still write to
+    /// it.
     func answerRelease(_ request: ClusterRequest, from node: UInt64) -> ClusterAnswer {
         let extent = control.withLock { state -> (bytes: UInt64, node: UInt64)? in
             guard let extent = state.extents[request[0]], extent.node == node else { return nil }
@@ -109,8 +110,8 @@ extension LiteService {
         ClusterAnswer(freeRegion(request[0]) ? Code.ok : Code.gone)
     }
 
-    /// Ends a region: nobody can map it any more, operations of those who have it end, its memory goes back. False when there is
-    /// no such region (any more).
+    /// Ends a region: nobody can map it any more, operations of those who have it end, its memory goes back. False
+    /// when there is no such region (any more).
     @discardableResult
     func freeRegion(_ number: UInt64) -> Bool {
         let region = control.withLock { state -> OwnedRegion? in

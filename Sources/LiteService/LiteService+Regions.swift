@@ -3,7 +3,8 @@ import Kernel
 import Lite
 import Wire
 
-// Regions as this node's programs use them: making, mapping, closing. What their managing node does is in `LiteService+Owner.swift`.
+// Regions as this node's programs use them: making, mapping, closing. What their managing node does is in
+// `LiteService+Owner.swift`.
 extension LiteService {
     // MARK: Allocation
 

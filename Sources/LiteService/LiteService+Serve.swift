@@ -27,7 +27,8 @@ extension LiteService {
         }
     }
 
-    /// Looks a region's handle up for bytes of it. On success the session's lock is held; else the answer is the status.
+    /// Looks a region's handle up for bytes of it. On success the session's lock is held; else the answer is the
+    /// status.
     @inline(__always)
     func lockRegion(
         _ session: Session, _ handle: UInt64, _ right: UInt8, _ offset: UInt64, _ count: UInt64,
@@ -227,8 +228,8 @@ extension LiteService {
         return expected
     }
 
-    /// A word of a region that is spread or elsewhere. An emulated adapter's atomics and the processor's see each other; a real
-    /// one's need not, so there the word's own node does it.
+    /// A word of a region that is spread or elsewhere. An emulated adapter's atomics and the processor's see each
+    /// other; a real one's need not, so there the word's own node does it.
     private func changeFar(_ mapping: Mapping, _ submission: lite_submission, swaps: Bool) -> (Int32, UInt64) {
         let piece = mapping.pieces[mapping.piece(at: submission.offset)]
         let inside = submission.offset - piece.start

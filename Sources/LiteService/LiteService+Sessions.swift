@@ -114,6 +114,8 @@ extension LiteService {
         for (wait, token) in waits where wait.kind == .barrier { departBarrier(wait, token, session) }
         for number in control.withLock({ $0.unnamed.removeValue(forKey: session.id) ?? [] }) { freeRegion(number) }
         for channel in session.channels { channels.remove(channel) }
+        // A program that is still there learns of it.
+        shutdown(session.socket.raw, Int32(SHUT_RDWR))
         // Each channel holds its session.
         session.channels = []
         logger.debug("a program left", metadata: ["process": "\(session.process)"])

@@ -8,14 +8,15 @@ import Logging
 import Synchronization
 import Wire
 
-/// The LITE service of a node (SOSP'17): programs of this host join it over a Unix socket and use remote memory, calls, locks and
-/// barriers of the whole cluster through memory that they share with it. It may be the node's only service or one beside others.
+/// The LITE service of a node (SOSP'17): programs of this host join it over a Unix socket and use remote memory,
+/// calls, locks and barriers of the whole cluster through memory that they share with it. It may be the node's only
+/// service or one beside others.
 ///
-/// Threads: the serving threads take turns in looking for work (`Leadership`); one clears memory; one connects to other nodes. Other
-/// nodes' requests come in on the node's own threads.
+/// Threads: the serving threads take turns in looking for work (`Leadership`); one clears memory; one connects to
+/// other nodes. Other nodes' requests come in on the node's own threads.
 ///
-/// Lock order: `control`, then a session's lock, then nothing; a function's lock, then a channel's; the channel table's lock is a
-/// leaf. None is held while another node is asked.
+/// Lock order: `control`, then a session's lock, then nothing; a function's lock, then a channel's; the channel
+/// table's lock is a leaf. None is held while another node is asked.
 public final class LiteService: @unchecked Sendable {
     let node: RackNode
     let configuration: LiteServiceConfiguration
@@ -46,8 +47,8 @@ public final class LiteService: @unchecked Sendable {
     private var threads: [KernelThread] = []
     private let mesh: Mesh
 
-    /// Registers the service's functions; the node must not have been started. Its pool must hold the arena and the staging, and
-    /// its messages `LiteService.messageBytes`.
+    /// Registers the service's functions; the node must not have been started. Its pool must hold the arena and the
+    /// staging, and its messages `LiteService.messageBytes`.
     public init(node: RackNode, configuration: LiteServiceConfiguration, logger: Logger) throws {
         let staging = UInt64(LiteServiceConfiguration.stagingBytes(threads: configuration.threads))
         poolBytes = UInt64(node.pool.count)
@@ -56,8 +57,9 @@ public final class LiteService: @unchecked Sendable {
             let pool = node.pool.baseAddress
         else {
             throw LiteServiceError(
-                "the node's pool of \(node.pool.count) bytes is too small: the arena needs \(configuration.arenaBytes) and "
-                    + "\(configuration.threads) threads \(staging) (at least 2 threads)")
+                "the node's pool of \(node.pool.count) bytes is too small: the arena needs "
+                    + "\(configuration.arenaBytes) and \(configuration.threads) threads \(staging) (at least 2 threads)"
+            )
         }
         self.node = node
         self.configuration = configuration
@@ -128,6 +130,9 @@ public final class LiteService: @unchecked Sendable {
     public var lockCount: Int { control.withLock { $0.locks.count } }
     /// Programs that wait for them.
     public var waitersOfLocks: Int { control.withLock { $0.locks.values.reduce(0) { $0 + $1.queue.count } } }
+    /// Requests that wait to be received, and receivers that wait for requests.
+    public var requestCount: Int { functions.all.reduce(0) { $0 + $1.requestCount } }
+    public var receiverCount: Int { functions.all.reduce(0) { $0 + $1.receiverCount } }
     /// Barriers of this node at which somebody waits.
     public var barrierCount: Int { control.withLock { $0.barriers.count } }
 }

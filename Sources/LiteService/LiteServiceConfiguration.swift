@@ -4,13 +4,15 @@ import Fabric
 public struct LiteServiceConfiguration: Sendable {
     /// The node's name in the cluster.
     public var name: String
-    /// Where programs of this host join: an absolute path, made with mode 0666, as programs are told apart by who they are.
+    /// Where programs of this host join: an absolute path, made with mode 0666, as programs are told apart by who they
+    /// are.
     public var socketPath: String
     /// Other nodes to connect to; those that they know are found through them.
     public var peers: [FabricAddress] = []
     /// The part of the node's pool that is the arena, from its end: the rest is the owner's. Multiples of 4096.
     public var arenaBytes: UInt64
-    /// Threads that serve programs, one at a time looking for work; the others wait for nodes that are not on this host.
+    /// Threads that serve programs, one at a time looking for work; the others wait for nodes that are not on this
+    /// host.
     public var threads = 4
     /// How long the thread that looks for work goes on looking before it sleeps.
     public var spin: Duration = .microseconds(30)

@@ -21,8 +21,8 @@ struct MappedPiece {
     var peer: LitePeer?
 }
 
-/// A region as this node's programs use it: one for all of them. Everything but the words is constant; `handles` and `isListed` are
-/// protected by the control state's lock.
+/// A region as this node's programs use it: one for all of them. Everything but the words is constant; `handles` and
+/// `isListed` are protected by the control state's lock.
 final class Mapping: @unchecked Sendable {
     let id: RegionID
     let bytes: UInt64

@@ -6,8 +6,8 @@ import Lite
 import Synchronization
 import Wire
 
-/// Connects the node to those that its configuration names, and to all that they know, again and again: each node of a cluster
-/// is connected to each other.
+/// Connects the node to those that its configuration names, and to all that they know, again and again: each node of a
+/// cluster is connected to each other.
 final class Mesh: @unchecked Sendable {
     private static let interval = Duration.milliseconds(500)
 

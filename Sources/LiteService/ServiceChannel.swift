@@ -37,8 +37,8 @@ struct WaitToken {
     var generation: UInt64 { rawValue >> 24 }
 }
 
-/// The daemon's end of a channel (`lite_channel.h`). Nothing that the program can write is believed: a submission is copied once, and
-/// what is sure of an operation under way is kept here.
+/// The daemon's end of a channel (`lite_channel.h`). Nothing that the program can write is believed: a submission is
+/// copied once, and what is sure of an operation under way is kept here.
 final class ServiceChannel: @unchecked Sendable {
     /// 40 bits of a token.
     private static let generation_max: UInt64 = 1 << 40 - 1

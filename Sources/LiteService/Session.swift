@@ -49,8 +49,8 @@ final class LockReference: Sendable {
 
 /// A program that has joined.
 ///
-/// Lock order: the control state's lock, then a session's; a session's is held over nothing but memory accesses of some hundred
-/// nanoseconds.
+/// Lock order: the control state's lock, then a session's; a session's is held over nothing but memory accesses of
+/// some hundred nanoseconds.
 final class Session: @unchecked Sendable {
     static let handles_max = 1 << 20
     static let incoming_max = 1 << 14

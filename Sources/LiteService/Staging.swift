@@ -9,7 +9,8 @@ struct Staging: @unchecked Sendable {
     let base: UnsafeMutableRawPointer
 }
 
-/// Who looks for work: one of the serving threads at a time. Before it waits for another node it lets another thread look.
+/// Who looks for work: one of the serving threads at a time. Before it waits for another node it lets another thread
+/// look.
 final class Leadership: @unchecked Sendable {
     private enum Word {
         static let free: UInt32 = 0

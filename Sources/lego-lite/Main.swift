@@ -14,8 +14,8 @@ struct LegoLite: DaemonCommand {
         commandName: "lego-lite",
         abstract: "LITE for the programs of a host: remote memory, calls, locks and barriers of a cluster.",
         discussion: """
-            Serves the programs that join at its socket (liblite.so, lite.h) until SIGTERM or SIGINT, together with the \
-            nodes at --peers and all that they know.
+            Serves the programs that join at its socket (liblite.so, lite.h) until SIGTERM or SIGINT, together with \
+            the nodes at --peers and all that they know.
             Configuration: flags, then the file of --config, then defaults; Configs/lite.toml explains every key.
             Example: lego-lite --listen 10.0.0.2:7090 --peers 10.0.0.1:7090 --arena 16GiB
             """)

@@ -195,6 +195,7 @@ extension LiteClientTests {
                         }
                     }
                 }
+                #expect(eventually { cluster.members[1].service.requestCount == 2 })
                 // One is received and not replied to, one is not received.
                 try withBuffer(64) { buffer in _ = try server.receive(3, into: buffer, until: patience) }
                 server.leave()

@@ -26,7 +26,7 @@ final class TestCluster {
     }
     static let arenaBytes: UInt64 = 16 << 20
     private(set) var members: [Member] = []
-    private let directory: String
+    let directory: String
 
     init(
         nodes: Int = 1, transport: SoftDeviceConfiguration.Transport = .automatic,

@@ -1,16 +1,17 @@
-// LITE for programs: remote memory, remote procedure calls, locks and barriers of a rack, by way of this host's node daemon.
+// LITE for programs: remote memory, remote procedure calls, locks and barriers of a rack, by way of this host's node
+// daemon.
 //
-// Link with -llite. A program joins the daemon of its host, is given opaque handles, and never sees an address, a key or a queue
-// pair of the fabric. The daemon checks every right and every bound.
+// Link with -llite. A program joins the daemon of its host, is given opaque handles, and never sees an address, a key
+// or a queue pair of the fabric. The daemon checks every right and every bound.
 //
-// Results: 0 (LITE_OK) or a negative enum lite_status. lite_status_text() says in a sentence what it means. On an error nothing
-// was given and nothing is lost, unless the call says otherwise.
-// Threads: every function may be called on any thread, with one lite_t for the whole process, except lite_leave(), which must be
-// the last call. After fork(2) the child must not use its parent's lite_t; it may join by itself.
-// Times: timeout_ms < 0 waits for ever. A call that ends with LITE_ETIMEDOUT was withdrawn: it will not happen later, except
-// lite_call(), whose function may have run.
-// Ends: when a program ends, however it ends, its locks pass to the next waiters, its handles are closed, its regions without a
-// name are freed, its functions disappear (callers get LITE_EGONE). Named regions stay until lite_free().
+// Results: 0 (LITE_OK) or a negative enum lite_status. lite_status_text() says in a sentence what it means. On an
+// error nothing was given and nothing is lost, unless the call says otherwise. Threads: every function may be called
+// on any thread, with one lite_t for the whole process, except lite_leave(), which must be the last call. After
+// fork(2) the child must not use its parent's lite_t; it may join by itself. Times: timeout_ms < 0 waits for ever. A
+// call that ends with LITE_ETIMEDOUT was withdrawn: it will not happen later, except lite_call(), whose function may
+// have run. Ends: when a program ends, however it ends, its locks pass to the next waiters, its handles are closed,
+// its regions without a name are freed, its functions disappear (callers get LITE_EGONE). Named regions stay until
+// lite_free().
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -42,12 +43,12 @@ enum lite_status {
 // The sentence for a status; never NULL.
 const char *lite_status_text(int status);
 
-// ---- Joining ------------------------------------------------------------------------------------------------------------------
+// ---- Joining ----
 
-typedef struct lite lite_t;            // A program's membership.
-typedef uint64_t lite_node_t;          // One life of a node; a node that restarted is another. LITE_SELF is this host's.
-typedef uint64_t lite_handle_t;        // A region, of this program alone. Never 0.
-typedef uint64_t lite_lock_t;          // A lock, of this program alone. Never 0.
+typedef struct lite lite_t;    // A program's membership.
+typedef uint64_t lite_node_t;  // One life of a node; one that restarted is another. LITE_SELF is this host's.
+typedef uint64_t lite_handle_t; // A region, of this program alone. Never 0.
+typedef uint64_t lite_lock_t;  // A lock, of this program alone. Never 0.
 
 #define LITE_SELF ((lite_node_t)0)
 #define LITE_NAME_MAX 63               // bytes of a name, without the 0 at its end
@@ -58,8 +59,9 @@ typedef uint64_t lite_lock_t;          // A lock, of this program alone. Never 0
 
 enum lite_priority { LITE_PRIORITY_NORMAL = 0, LITE_PRIORITY_HIGH = 1, LITE_PRIORITY_LOW = 2 };
 
-// Joins the daemon that listens at socket_path (NULL: $LEGO_LITE_SOCKET, else /run/lego/lite.sock). channels: how many threads
-// can be served without sharing, 1 to LITE_CHANNELS_MAX. Costs some 100 µs. LITE_EDAEMON, LITE_ELIMIT, LITE_EINVAL.
+// Joins the daemon that listens at socket_path (NULL: $LEGO_LITE_SOCKET, else /run/lego/lite.sock). channels: how many
+// threads can be served without sharing, 1 to LITE_CHANNELS_MAX. Costs some 100 µs. LITE_EDAEMON, LITE_ELIMIT,
+// LITE_EINVAL.
 int lite_join(const char *socket_path, int channels, enum lite_priority priority, lite_t **lite);
 // Leaves: waits for nothing, closes everything, frees lite.
 void lite_leave(lite_t *lite);
@@ -71,23 +73,24 @@ int lite_nodes(lite_t *lite, lite_node_t *nodes, int capacity);
 // The node of that name (lite.toml: component.name). LITE_ENOENT.
 int lite_node_named(lite_t *lite, const char *name, lite_node_t *node);
 
-// ---- Regions (LMR) ------------------------------------------------------------------------------------------------------------
+// ---- Regions (LMR) ----
 
 enum lite_right { LITE_READ = 1, LITE_WRITE = 2, LITE_ADMIN = 4, LITE_ALL = 7 };
 #define LITE_EVERYBODY ((uint32_t)-1)
 
-// Takes zeroed memory on a node. The program becomes its master: LITE_ALL. LITE_EINVAL (0 bytes), LITE_ENOSPACE, LITE_ENODE.
+// Takes zeroed memory on a node. The program becomes its master: LITE_ALL. LITE_EINVAL (0 bytes), LITE_ENOSPACE,
+// LITE_ENODE.
 int lite_malloc(lite_t *lite, lite_node_t node, uint64_t bytes, lite_handle_t *handle);
 // The same, in equal parts on several nodes in the order given.
 int lite_malloc_spread(lite_t *lite, const lite_node_t *nodes, int count, uint64_t bytes, lite_handle_t *handle);
-// Gives the memory back, whoever else has it mapped: their operations answer LITE_EGONE from then on; those under way end first.
-// Needs LITE_ADMIN. Closes the handle. LITE_EHANDLE (freed before), LITE_EACCESS.
+// Gives the memory back, whoever else has it mapped: their operations answer LITE_EGONE from then on; those under way
+// end first. Needs LITE_ADMIN. Closes the handle. LITE_EHANDLE (freed before), LITE_EACCESS.
 int lite_free(lite_t *lite, lite_handle_t handle);
-// Gives a region without a name one, by which other programs can map it; it then outlives this program. Needs LITE_ADMIN.
-// LITE_EEXIST, LITE_EINVAL (no name, too long, has one).
+// Gives a region without a name one, by which other programs can map it; it then outlives this program. Needs
+// LITE_ADMIN. LITE_EEXIST, LITE_EINVAL (no name, too long, has one).
 int lite_name(lite_t *lite, lite_handle_t handle, const char *name);
-// Maps the region of that name, anywhere in the cluster, for the given rights. The users (uid) of the program that made it have
-// LITE_ALL; others have what was granted. bytes (may be NULL): its size. LITE_ENOENT, LITE_EACCESS.
+// Maps the region of that name, anywhere in the cluster, for the given rights. The users (uid) of the program that
+// made it have LITE_ALL; others have what was granted. bytes (may be NULL): its size. LITE_ENOENT, LITE_EACCESS.
 int lite_map(lite_t *lite, const char *name, unsigned rights, lite_handle_t *handle, uint64_t *bytes);
 // Closes the handle; operations under way with it end first. The region stays.
 int lite_unmap(lite_t *lite, lite_handle_t handle);
@@ -96,20 +99,22 @@ int lite_grant(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned right
 // Takes rights from a user (or LITE_EVERYBODY), also from handles that are mapped. Needs LITE_ADMIN.
 int lite_revoke(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned rights);
 
-// ---- Data ---------------------------------------------------------------------------------------------------------------------
-// Reads need LITE_READ, all others LITE_WRITE. Errors of all: LITE_EHANDLE, LITE_EACCESS, LITE_ERANGE, LITE_EINVAL (count 0),
-// LITE_EGONE, LITE_ENODE.
+// ---- Data ---- Reads need LITE_READ, all others LITE_WRITE. Errors of all: LITE_EHANDLE, LITE_EACCESS, LITE_ERANGE,
+// LITE_EINVAL (count 0), LITE_EGONE, LITE_ENODE.
 
 int lite_read(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count);
 int lite_write(lite_t *lite, lite_handle_t handle, uint64_t offset, const void *buffer, uint64_t count);
 
-// Asynchronous forms, up to LITE_ASYNC_MAX bytes. The buffer of a read belongs to the library until the operation is waited for;
-// that of a write is copied at once. Operations are not ordered among each other. LITE_EBUSY: too many are under way, wait for one.
+// Asynchronous forms, up to LITE_ASYNC_MAX bytes. The buffer of a read belongs to the library until the operation is
+// waited for; that of a write is copied at once. Operations are not ordered among each other. LITE_EBUSY: too many are
+// under way, wait for one.
 typedef struct lite_operation { uint64_t opaque[2]; } lite_operation_t;
-int lite_read_async(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count, lite_operation_t *operation);
-int lite_write_async(lite_t *lite, lite_handle_t handle, uint64_t offset, const void *buffer, uint64_t count, lite_operation_t *operation);
-// The status of the operation, which is over then; exactly one call of lite_wait() ends each operation. LITE_EINVAL: it was
-// waited for before.
+int lite_read_async(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count,
+                    lite_operation_t *operation);
+int lite_write_async(lite_t *lite, lite_handle_t handle, uint64_t offset, const void *buffer, uint64_t count,
+                     lite_operation_t *operation);
+// The status of the operation, which is over then; exactly one call of lite_wait() ends each operation. LITE_EINVAL:
+// it was waited for before.
 int lite_wait(lite_t *lite, lite_operation_t operation);
 // 1 when lite_wait() would not wait, else 0; LITE_EINVAL as above.
 int lite_test(lite_t *lite, lite_operation_t operation);
@@ -117,20 +122,23 @@ int lite_test(lite_t *lite, lite_operation_t operation);
 // Executed at the nodes that hold the memory; the bytes do not pass through this host.
 int lite_memset(lite_t *lite, lite_handle_t handle, uint64_t offset, int byte, uint64_t count);
 // The ranges must not overlap (LITE_EINVAL).
-int lite_memcpy(lite_t *lite, lite_handle_t to, uint64_t to_offset, lite_handle_t from, uint64_t from_offset, uint64_t count);
+int lite_memcpy(lite_t *lite, lite_handle_t to, uint64_t to_offset, lite_handle_t from, uint64_t from_offset,
+                uint64_t count);
 // The ranges may overlap.
-int lite_memmove(lite_t *lite, lite_handle_t to, uint64_t to_offset, lite_handle_t from, uint64_t from_offset, uint64_t count);
+int lite_memmove(lite_t *lite, lite_handle_t to, uint64_t to_offset, lite_handle_t from, uint64_t from_offset,
+                 uint64_t count);
 
-// On a word of 8 bytes at a multiple of 8 (else LITE_EINVAL), atomic for all programs of the cluster. former (may be NULL): what
-// it held before.
+// On a word of 8 bytes at a multiple of 8 (else LITE_EINVAL), atomic for all programs of the cluster. former (may be
+// NULL): what it held before.
 int lite_fetch_add(lite_t *lite, lite_handle_t handle, uint64_t offset, uint64_t add, uint64_t *former);
 // Stores desired if it holds expected; *former == expected tells that it was stored.
-int lite_test_set(lite_t *lite, lite_handle_t handle, uint64_t offset, uint64_t expected, uint64_t desired, uint64_t *former);
+int lite_test_set(lite_t *lite, lite_handle_t handle, uint64_t offset, uint64_t expected, uint64_t desired,
+                  uint64_t *former);
 
-// ---- Remote procedure calls -----------------------------------------------------------------------------------------------------
+// ---- Remote procedure calls ----
 
-// Serves a function (1 to 65535) of this node: requests of up to bytes_max (LITE_MESSAGE_MAX) wait, at most depth (1 to 4096), until
-// they are received. LITE_EEXIST: somebody on this node serves it.
+// Serves a function (1 to 65535) of this node: requests of up to bytes_max (LITE_MESSAGE_MAX) wait, at most depth (1
+// to 4096), until they are received. LITE_EEXIST: somebody on this node serves it.
 int lite_register(lite_t *lite, uint16_t function, uint32_t bytes_max, int depth);
 // Ends serving: what waits or was not replied to is answered LITE_EGONE.
 int lite_unregister(lite_t *lite, uint16_t function);
@@ -141,36 +149,39 @@ typedef struct lite_request {
   uint64_t count;     // bytes received
 } lite_request_t;
 
-// Waits for the next request, oldest first; any number of threads may. capacity must hold the function's bytes_max (LITE_EINVAL).
-// LITE_ENOFUNCTION: not registered by this program. LITE_ETIMEDOUT.
-int lite_receive(lite_t *lite, uint16_t function, void *buffer, uint64_t capacity, lite_request_t *request, int timeout_ms);
-// Answers a request. LITE_EHANDLE: no such call, or replied to before. LITE_EGONE: the caller has ended or given up. LITE_ETOOLARGE:
-// the caller takes less; the caller is told so, too.
+// Waits for the next request, oldest first; any number of threads may. capacity must hold the function's bytes_max
+// (LITE_EINVAL). LITE_ENOFUNCTION: not registered by this program. LITE_ETIMEDOUT.
+int lite_receive(lite_t *lite, uint16_t function, void *buffer, uint64_t capacity, lite_request_t *request,
+                 int timeout_ms);
+// Answers a request. LITE_EHANDLE: no such call, or replied to before. LITE_EGONE: the caller has ended or given up.
+// LITE_ETOOLARGE: the caller takes less; the caller is told so, too.
 int lite_reply(lite_t *lite, uint64_t call, const void *buffer, uint64_t count);
-// Calls a function at a node and waits for the reply. received (may be NULL): its bytes. LITE_ENOFUNCTION, LITE_EBUSY, LITE_ETOOLARGE,
-// LITE_EGONE (the server ended), LITE_ENODE, LITE_ETIMEDOUT.
-int lite_call(lite_t *lite, lite_node_t node, uint16_t function, const void *request, uint64_t count, void *reply, uint64_t capacity,
-              uint64_t *received, int timeout_ms);
+// Calls a function at a node and waits for the reply. received (may be NULL): its bytes. LITE_ENOFUNCTION, LITE_EBUSY,
+// LITE_ETOOLARGE, LITE_EGONE (the server ended), LITE_ENODE, LITE_ETIMEDOUT.
+int lite_call(lite_t *lite, lite_node_t node, uint16_t function, const void *request, uint64_t count, void *reply,
+              uint64_t capacity, uint64_t *received, int timeout_ms);
 // Delivers a message without a reply. LITE_OK: it is in the receiver's queue.
 int lite_send(lite_t *lite, lite_node_t node, uint16_t function, const void *message, uint64_t count);
-// Calls the function at several nodes (up to 32) at once and gathers the replies: the one of nodes[i] at replies + i * capacity, with
-// its bytes in received[i] and its status in statuses[i]. Answers LITE_OK when all are, else the first error.
-int lite_multicast(lite_t *lite, const lite_node_t *nodes, int nodes_count, uint16_t function, const void *request, uint64_t count,
-                   void *replies, uint64_t capacity, uint64_t *received, int *statuses, int timeout_ms);
+// Calls the function at several nodes (up to 32) at once and gathers the replies: the one of nodes[i] at replies + i *
+// capacity, with its bytes in received[i] and its status in statuses[i]. Answers LITE_OK when all are, else the first
+// error.
+int lite_multicast(lite_t *lite, const lite_node_t *nodes, int nodes_count, uint16_t function, const void *request,
+                   uint64_t count, void *replies, uint64_t capacity, uint64_t *received, int *statuses,
+                   int timeout_ms);
 
-// ---- Locks and barriers ---------------------------------------------------------------------------------------------------------
+// ---- Locks and barriers ----
 
 // Opens the lock of that name, making it at this node if there is none. It goes when nobody has it open.
 int lite_lock_open(lite_t *lite, const char *name, lite_lock_t *lock);
-// Waits for its turn; first come, first served. 0, or 1 when the former holder ended while it held the lock. LITE_EINVAL: this
-// program holds it. LITE_ENODE: the node of the lock was lost.
+// Waits for its turn; first come, first served. 0, or 1 when the former holder ended while it held the lock.
+// LITE_EINVAL: this program holds it. LITE_ENODE: the node of the lock was lost.
 int lite_lock(lite_t *lite, lite_lock_t lock, int timeout_ms);
 // LITE_ENOTHELD.
 int lite_unlock(lite_t *lite, lite_lock_t lock);
 // Closes the handle, unlocking first.
 int lite_lock_close(lite_t *lite, lite_lock_t lock);
-// Waits until `parties` programs or threads wait at the barrier of that name. LITE_EINVAL: others wait with another number. After
-// LITE_ETIMEDOUT, or when a program ends, it no longer counts.
+// Waits until `parties` programs or threads wait at the barrier of that name. LITE_EINVAL: others wait with another
+// number. After LITE_ETIMEDOUT, or when a program ends, it no longer counts.
 int lite_barrier(lite_t *lite, const char *name, unsigned parties, int timeout_ms);
 
 #ifdef __cplusplus

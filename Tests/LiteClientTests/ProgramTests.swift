@@ -1,0 +1,215 @@
+import Glibc
+import Kernel
+import LiteClient
+import Testing
+
+@testable import LiteService
+
+/// A program in C against liblite.so, in a process of its own. It ends by itself after a minute, whatever happens.
+private final class Program {
+    private(set) var process: pid_t = 0
+    private let output: Int32
+
+    /// Where this package and its products are.
+    private static var package: String {
+        let parts = #filePath.split(separator: "/").dropLast(3)
+        return "/" + parts.joined(separator: "/")
+    }
+
+    /// Compiles a program of this directory against the library that was built with these tests.
+    static func compile(_ name: String, into directory: String) throws -> String {
+        var link = [CChar](repeating: 0, count: 4096)
+        let length = readlink("/proc/self/exe", &link, link.count - 1)
+        let executable = link.prefix(max(0, length)).map { UInt8(bitPattern: $0) }
+        // The test bundle lies beside the library; the program that runs it may not.
+        let built =
+            CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? String(decoding: executable, as: UTF8.self)
+        let products = "/" + built.split(separator: "/").dropLast().joined(separator: "/")
+        let program = "\(directory)/\(name)"
+        let source = "\(package)/Tests/LiteClientTests/Programs/\(name).c"
+        let compiler = try Program(
+            "/usr/bin/cc",
+            [
+                "-std=gnu17", "-Wall", "-Wextra", "-Werror", "-O1", "-I", "\(package)/Sources/CLite/include", "-o",
+                program,
+                source, "-L", products, "-llite", "-Wl,-rpath,\(products)", "-lpthread",
+            ])
+        let (text, status) = compiler.wait()
+        if status != 0 { throw KernelError("cc \(name).c: \(text)", EINVAL) }
+        return program
+    }
+
+    init(_ path: String, _ arguments: [String]) throws {
+        var pipes: [Int32] = [0, 0]
+        if pipe(&pipes) < 0 { throw KernelError("pipe") }
+        for descriptor in pipes { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_adddup2(&actions, pipes[1], 1)
+        posix_spawn_file_actions_adddup2(&actions, pipes[1], 2)
+        let argv = ([path] + arguments).map { strdup($0) } + [nil]
+        defer { for text in argv { free(text) } }
+        let result = posix_spawn(&process, path, &actions, nil, argv, environ)
+        close(pipes[1])
+        output = pipes[0]
+        if result != 0 { throw KernelError("posix_spawn \(path)", result) }
+    }
+
+    deinit {
+        kill()
+        close(output)
+    }
+
+    func kill() {
+        if process == 0 { return }
+        Glibc.kill(process, SIGKILL)
+        waitpid(process, nil, 0)
+        process = 0
+    }
+
+    func readLine() -> String {
+        var bytes: [UInt8] = []
+        var byte: UInt8 = 0
+        while read(output, &byte, 1) == 1, byte != 10 { bytes.append(byte) }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    /// Everything that it writes, and its exit status.
+    func wait() -> (text: String, status: Int32) {
+        var text: [UInt8] = []
+        var bytes = [UInt8](repeating: 0, count: 4096)
+        while true {
+            let count = read(output, &bytes, bytes.count)
+            if count <= 0 { break }
+            text += bytes.prefix(count)
+        }
+        var status: Int32 = 0
+        waitpid(process, &status, 0)
+        process = 0
+        return (String(decoding: text, as: UTF8.self), status)
+    }
+}
+
+extension LiteClientTests {
+    @Suite(.serialized) struct Programs {
+        @Test func everyFunctionFromC() throws {
+            try withCluster(nodes: 2) { cluster in
+                let path = cluster.members[0].path
+                let program = try Program.compile("everything", into: cluster.directory)
+                defer { unlink(program) }
+                let (text, status) = try Program(program, [path]).wait()
+                #expect(text == "ok\n")
+                #expect(status == 0)
+                #expect(eventually { cluster.members.allSatisfy { $0.service.usedBytes == 0 } })
+                #expect(cluster.members.allSatisfy { $0.service.sessionCount == 0 && $0.service.lockCount == 0 })
+            }
+        }
+
+        @Test func aKilledProgramLeavesNothingBehind() throws {
+            try withCluster(nodes: 2) { cluster in
+                let program = try Program.compile("holder", into: cluster.directory)
+                defer { unlink(program) }
+                for index in 0..<2 {
+                    let member = cluster.members[index]
+                    let holder = try Program(program, [member.path])
+                    #expect(holder.readLine() == "ready")
+                    let lite = try cluster.join(1 - index)
+                    let lock = try lite.openLock("held")
+                    let waiter = try KernelThread(name: "waiter") {
+                        do {
+                            #expect(try lite.lock(lock, until: patience), "the former holder ended")
+                        } catch { Issue.record("\(error)") }
+                    }
+                    #expect(eventually { member.service.waitersOfLocks == 1 })
+                    holder.kill()
+                    waiter.join()
+                    try lite.unlock(lock)
+                    try lite.close(lock)
+                    #expect(eventually { member.service.sessionCount == 0 })
+                    #expect(throws: LiteFailure.noFunction) {
+                        try lite.send(member.id, 50, UnsafeRawBufferPointer(start: nil, count: 0))
+                    }
+                    // What has a name is still there; the rest is not.
+                    #expect(eventually { member.service.usedBytes == 300_032 })
+                    let kept = try lite.map("kept", .all)
+                    try lite.free(kept)
+                    #expect(eventually { member.service.usedBytes == 0 })
+                    #expect(member.service.regionCount == 0 && member.service.lockCount == 0)
+                }
+            }
+        }
+
+        @Test func aDaemonThatEndsIsNoticed() throws {
+            let cluster = try TestCluster()
+            let lite = try cluster.join()
+            try lite.register(9, bytes_max: 8)
+            let waiter = try KernelThread(name: "waiter") {
+                var bytes: UInt64 = 0
+                #expect(throws: LiteFailure.daemonLost) {
+                    try withUnsafeMutableBytes(of: &bytes) { _ = try lite.receive(9, into: $0, until: patience) }
+                }
+            }
+            #expect(eventually { cluster.members[0].service.receiverCount == 1 })
+            cluster.close()
+            waiter.join()
+            #expect(throws: LiteFailure.daemonLost) { try lite.malloc(64) }
+            #expect(throws: LiteFailure.daemonLost) { try LiteSession(path: "/nowhere") }
+        }
+
+        @Test func aProgramThatMakesNoSenseIsExpelled() throws {
+            try withCluster { cluster in
+                let honest = try cluster.join()
+                let region = try honest.malloc(64)
+                for mischief in Mischief.allCases {
+                    let rogue = try cluster.join()
+                    rogue.misbehave(mischief)
+                    #expect(eventually { cluster.members[0].service.sessionCount == 1 }, "\(mischief)")
+                    try honest.write(region, [1])
+                }
+            }
+        }
+
+        @Test func aLostNodeEndsWhatItHad() throws {
+            try withCluster(nodes: 3) { cluster in
+                let lite = try cluster.join(0)
+                let far = try cluster.join(2)
+                let nodes = cluster.members.map(\.id)
+                // A region of the node that goes, memory on it, memory of its program here, a lock and a call.
+                let theirs = try far.malloc(4096, on: [nodes[0]])
+                try far.name(theirs, "theirs")
+                let mapped = try lite.map("theirs")
+                let mine = try lite.malloc(8192, on: [nodes[0], nodes[2]])
+                let lock = try far.openLock("far")
+                try far.lock(lock, until: patience)
+                let waiting = try lite.openLock("far")
+                try far.register(5, bytes_max: 8)
+                let threads = [
+                    try KernelThread(name: "locks") {
+                        #expect(throws: LiteFailure.nodeLost) { try lite.lock(waiting, until: patience) }
+                    },
+                    try KernelThread(name: "calls") {
+                        let nothing = UnsafeMutableRawBufferPointer(start: nil, count: 0)
+                        #expect(throws: LiteFailure.nodeLost) {
+                            try lite.call(nodes[2], 5, UnsafeRawBufferPointer(nothing), reply: nothing, until: patience)
+                        }
+                    },
+                ]
+                #expect(eventually { cluster.members[2].service.waitersOfLocks == 1 })
+                cluster.lose(2)
+                for thread in threads { thread.join() }
+                #expect(eventually { cluster.members.allSatisfy { $0.service.memberCount == 1 } })
+                #expect(throws: LiteFailure.gone) { try lite.read(mapped, count: 1) }
+                #expect(throws: LiteFailure.nodeLost) { try lite.read(mine, at: 4096, count: 1) }
+                #expect(try lite.read(mine, count: 1) == [0])
+                #expect(throws: LiteFailure.noSuchName) { try lite.map("theirs") }
+                try lite.free(mine)
+                #expect(eventually { cluster.members.allSatisfy { $0.service.usedBytes == 0 } })
+                // The cluster goes on, and takes new nodes.
+                try cluster.add("node9")
+                #expect(eventually { cluster.members.allSatisfy { $0.service.memberCount == 2 } })
+                _ = try lite.malloc(64, on: [cluster.members[2].id])
+            }
+        }
+    }
+}
