@@ -160,11 +160,24 @@ extension LiteService {
         _ staging: Staging
     ) -> Int32 {
         guard let peer = piece.peer else { return Code.noNode }
+        let start = piece.offset + inside
+        // On this host its memory is reached where it lies, once a transfer has shown the way.
+        if peer.link == .sharedMemory,
+            let place = node.beginAccess(peer, remoteOffset: start, count: count, isRead ? .read : .write)
+        {
+            if isRead {
+                data.copyMemory(from: place, byteCount: count)
+            } else {
+                place.copyMemory(from: data, byteCount: count)
+            }
+            node.endAccess(peer)
+            return Code.ok
+        }
         var done = 0
         while done < count {
             let part = min(count - done, Staging.bytes)
             let transfer = Transfer(
-                local: staging.base, remoteOffset: piece.offset + inside + UInt64(done), count: part)
+                local: staging.base, remoteOffset: start + UInt64(done), count: part)
             let deadline = Deadline.after(configuration.nodeTimeout)
             if !isRead { staging.base.copyMemory(from: data + done, byteCount: part) }
             let status = withUnsafePointer(to: transfer) { pointer in

@@ -92,14 +92,15 @@ int lite_name(lite_t *lite, lite_handle_t handle, const char *name);
 // Maps the region of that name, anywhere in the cluster, for the given rights. The users (uid) of the program that
 // made it have LITE_ALL; others have what was granted. bytes (may be NULL): its size. LITE_ENOENT, LITE_EACCESS.
 int lite_map(lite_t *lite, const char *name, unsigned rights, lite_handle_t *handle, uint64_t *bytes);
-// Closes the handle; operations under way with it end first. The region stays.
+// Closes the handle; operations under way with it end as they would have. The region stays.
 int lite_unmap(lite_t *lite, lite_handle_t handle);
 // Grants rights to a user (or LITE_EVERYBODY), in place of those that it had. Needs LITE_ADMIN.
 int lite_grant(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned rights);
 // Takes rights from a user (or LITE_EVERYBODY), also from handles that are mapped. Needs LITE_ADMIN.
 int lite_revoke(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned rights);
 
-// ---- Data ---- Reads need LITE_READ, all others LITE_WRITE. Errors of all: LITE_EHANDLE, LITE_EACCESS, LITE_ERANGE,
+// ---- Data ----
+// Reads need LITE_READ, all others LITE_WRITE. Errors of all: LITE_EHANDLE, LITE_EACCESS, LITE_ERANGE,
 // LITE_EINVAL (count 0), LITE_EGONE, LITE_ENODE.
 
 int lite_read(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count);

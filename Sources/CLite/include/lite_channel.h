@@ -94,14 +94,14 @@ enum lite_opcode {
   LITE_OP_UNREGISTER = 18, // handle: function
   LITE_OP_RECEIVE = 19,    // handle: function; data, count: room; value: call; node; count: bytes
   LITE_OP_REPLY = 20,      // handle: call; data, count: reply
-  LITE_OP_CALL = 21,       // node; handle: function; data, count: request; operand, operand2: place and room of the reply
+  LITE_OP_CALL = 21,       // node; handle: function; data, count: request; operand, operand2: reply's place, room
   LITE_OP_SEND = 22,       // node; handle: function; data, count: message
   LITE_OP_LOCK_OPEN = 23,  // data, count: the name; value: handle
   LITE_OP_LOCK = 24,       // handle; value: 1 when the former holder ended
   LITE_OP_UNLOCK = 25,     // handle
   LITE_OP_LOCK_CLOSE = 26, // handle
   LITE_OP_BARRIER = 27,    // data, count: the name; operand: parties
-  LITE_OP_CANCEL = 28,     // slot, operand: the submission that ends with LITE_ETIMEDOUT if it waits; without completion
+  LITE_OP_CANCEL = 28,     // slot, operand: what ends with LITE_ETIMEDOUT if it still waits; no completion
 };
 
 // Over the socket (SOCK_SEQPACKET), once each way; then only single bytes from the program, each of which makes the
