@@ -137,6 +137,12 @@ let package = Package(
         .executableTarget(
             name: "lego-bench-fabric", dependencies: ["Lite", "Fabric", "Kernel", "Wire"], swiftSettings: strict),
 
+        // Latency and throughput of LITE's programs beside the bare device; needs nothing but itself.
+        .executableTarget(
+            name: "lego-bench-lite",
+            dependencies: ["LiteClient", "LiteService", "CLinux", "Lite", "Fabric", "Kernel", "Wire", log],
+            swiftSettings: strict),
+
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
         .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel", "CLinux"], swiftSettings: strict),
         .testTarget(

@@ -25,6 +25,10 @@ struct Outcome {
 ///
 /// Cost of an operation that the daemon serves at once: no system call, two locked sections of some ten nanoseconds.
 final class ClientChannel: @unchecked Sendable {
+    private static let leastSpin_ns: UInt64 = 3000
+    /// Bits of a submission's number that a completion repeats.
+    private static let sequenceMask = UInt32.max >> 1
+
     let base: UnsafeMutableRawPointer
     /// The asynchronous operations under way.
     let notes = OperationNotes()
@@ -126,7 +130,6 @@ final class ClientChannel: @unchecked Sendable {
     @inline(__always)
     func post(_ submission: inout lite_submission, _ ticket: inout Ticket) {
         submission.slot = UInt16(truncatingIfNeeded: ticket.slot)
-        lego_atomic_store_u32(word(ticket.slot), LITE_SLOT_POSTED.rawValue)
         ticket.sequence = write(&submission)
     }
 
@@ -163,26 +166,29 @@ final class ClientChannel: @unchecked Sendable {
         UnsafeMutableRawPointer(head).assumingMemoryBound(to: UInt32.self)
     }
     private var yieldsWord: UnsafeMutablePointer<UInt32> { asleepWord + 1 }
-    private var takenWord: UnsafeMutablePointer<UInt32> { asleepWord + 2 }
+    private var takenWord: UnsafeMutablePointer<UInt32> { asleepWord + 16 }
 
     private func word(_ slot: Int) -> UnsafeMutablePointer<UInt32> {
         UnsafeMutableRawPointer(completions + slot).assumingMemoryBound(to: UInt32.self)
     }
 
     @inline(__always)
-    func isDone(_ ticket: Ticket) -> Bool { isDone(ticket.slot) }
-
-    @inline(__always)
-    func isDone(_ slot: Int) -> Bool { lego_atomic_load_u32(word(slot)) == LITE_SLOT_DONE.rawValue }
+    func isDone(_ ticket: Ticket) -> Bool {
+        lego_atomic_load_u32(word(ticket.slot)) &>> 1 == ticket.sequence & Self.sequenceMask
+    }
 
     /// Waits for an operation. At the deadline it is withdrawn; it then ends all the same, with `LITE_ETIMEDOUT`
     /// unless it was over already. With `LITE_EDAEMON` when the daemon is gone, or does not do even that: the slot
     /// then is lost.
     @inline(__always)
-    func wait(_ ticket: Ticket, until deadline: Deadline) -> Outcome {
+    func wait(_ ticket: Ticket, until deadline: Deadline, copying bytes: Int = 0) -> Outcome {
         if isDone(ticket) { return outcome(ticket) }
-        if spin_ns > 0, lego_atomic_load_u32(yieldsWord) == 0, gauge.shouldSpin() {
-            let limit = monotonicNanoseconds() &+ spin_ns
+        if spin_ns > 0, lego_atomic_load_u32(yieldsWord) == 0 {
+            // Where spinning does not pay, still as long as sleeping and waking would cost.
+            let isWorthIt = gauge.shouldSpin()
+            let span = isWorthIt ? spin_ns : min(spin_ns, Self.leastSpin_ns)
+            // Copying takes its time: some 4 GB/s where the bytes go from one processor's cache to another's.
+            let limit = monotonicNanoseconds() &+ span &+ UInt64(bytes / 4)
             repeat {
                 for _ in 0..<32 {
                     if isDone(ticket) {
@@ -192,7 +198,7 @@ final class ClientChannel: @unchecked Sendable {
                     lego_spin_pause()
                 }
             } while monotonicNanoseconds() < limit
-            gauge.fail()
+            if isWorthIt { gauge.fail() }
         }
         return sleep(ticket, until: deadline)
     }
@@ -202,12 +208,12 @@ final class ClientChannel: @unchecked Sendable {
         var deadline = given
         var isCancelled = false
         while true {
-            var expected = LITE_SLOT_POSTED.rawValue
-            _ = lego_atomic_compare_exchange_u32(word(ticket.slot), &expected, LITE_SLOT_SLEEPING.rawValue)
+            var seen = lego_atomic_load_u32(word(ticket.slot))
             if isDone(ticket) { return outcome(ticket) }
+            if seen & 1 == 0, !lego_atomic_compare_exchange_u32(word(ticket.slot), &seen, seen | 1) { continue }
             // The daemon wakes a waiter; only its death is looked for.
             let look = Deadline.after(.milliseconds(200))
-            Futex.wait(word(ticket.slot), while: LITE_SLOT_SLEEPING.rawValue, until: min(look, deadline))
+            Futex.wait(word(ticket.slot), while: seen | 1, until: min(look, deadline))
             if isDone(ticket) { return outcome(ticket) }
             if isLiteSocketClosed(socket) { return Outcome(status: LITE_EDAEMON.code) }
             if !deadline.hasPassed { continue }

@@ -21,10 +21,18 @@ extension LiteSession {
         let channel = channel
         guard var ticket = channel.takeWaiting(bytes: count) else { return LITE_EBUSY.code }
         let data = channel.base + ticket.data
-        if opcode == LITE_OP_WRITE { data.copyMemory(from: buffer, byteCount: count) }
-        post(opcode, channel, &ticket, handle, offset, count, whole: count)
-        let outcome = channel.wait(ticket, until: .never)
-        if outcome.status == 0, opcode == LITE_OP_READ { buffer.copyMemory(from: data, byteCount: count) }
+        let isWord = count == 8
+        if opcode == LITE_OP_WRITE, !isWord { data.copyMemory(from: buffer, byteCount: count) }
+        let word = isWord && opcode == LITE_OP_WRITE ? buffer.loadUnaligned(as: UInt64.self) : 0
+        post(opcode, channel, &ticket, handle, offset, count, whole: count, isWord: isWord, word)
+        let outcome = channel.wait(ticket, until: .never, copying: count)
+        if outcome.status == 0, opcode == LITE_OP_READ {
+            if isWord {
+                buffer.storeBytes(of: outcome.value, as: UInt64.self)
+            } else {
+                buffer.copyMemory(from: data, byteCount: count)
+            }
+        }
         if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
         return outcome.status
     }
@@ -32,7 +40,7 @@ extension LiteSession {
     @inline(__always)
     private func post(
         _ opcode: lite_opcode, _ channel: ClientChannel, _ ticket: inout Ticket, _ handle: UInt64, _ offset: UInt64,
-        _ count: Int, whole: Int
+        _ count: Int, whole: Int, isWord: Bool = false, _ word: UInt64 = 0
     ) {
         var submission = lite_submission()
         submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
@@ -41,6 +49,10 @@ extension LiteSession {
         submission.count = UInt64(count)
         submission.data = UInt64(ticket.data)
         submission.operand = UInt64(whole)
+        if isWord {
+            submission.flags = UInt8(LITE_FLAG_WORD)
+            submission.operand2 = word
+        }
         channel.post(&submission, &ticket)
     }
 
@@ -76,7 +88,7 @@ extension LiteSession {
                 }
                 if finished == posted { break }
                 let (ticket, at, size) = parts[finished % window]
-                let outcome = channel.wait(ticket, until: .never)
+                let outcome = channel.wait(ticket, until: .never, copying: size)
                 if outcome.status == 0, opcode == LITE_OP_READ {
                     (buffer + at).copyMemory(from: channel.base + ticket.data, byteCount: size)
                 }
@@ -125,10 +137,11 @@ extension LiteSession {
     }
 
     func test(_ operation: LiteOperation) -> Int32 {
-        guard let (channel, slot) = find(operation), channel.notes.contains(slot, operation.generation) else {
+        guard let (channel, slot) = find(operation), let ticket = channel.notes.ticket(slot, operation.generation)
+        else {
             return LITE_EINVAL.code
         }
-        return channel.isDone(slot) ? 1 : 0
+        return channel.isDone(ticket) ? 1 : 0
     }
 
     func atomic(

@@ -41,10 +41,11 @@ final class OperationNotes: @unchecked Sendable {
         lock.unlock()
     }
 
-    func contains(_ slot: Int, _ generation: UInt64) -> Bool {
+    /// The ticket of an operation; nil when it has been waited for.
+    func ticket(_ slot: Int, _ generation: UInt64) -> Ticket? {
         lock.lock()
         defer { lock.unlock() }
-        return generation != 0 && notes[slot].generation == generation
+        return generation != 0 && notes[slot].generation == generation ? notes[slot].ticket : nil
     }
 
     /// Takes the note out; nil when somebody else did.

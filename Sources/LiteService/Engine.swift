@@ -46,11 +46,12 @@ extension LiteService {
                     channel.lastActive = now
                     if serve(channel, submission.pointee, staging) { return }
                     account(channel, since: &now)
+                    channel.lastActive = now
                     gauge.succeed()
                     spins = true
                 }
-                if now &- channel.lastActive > spinCycles || !spins, cool(channel) {
-                    gauge.fail()
+                if now &- channel.lastActive > linger(channel, spins), cool(channel) {
+                    if spins { gauge.fail() }
                     spins = gauge.shouldSpin()
                 } else {
                     index += 1
@@ -69,14 +70,21 @@ extension LiteService {
         }
     }
 
+    /// How long a channel in which nothing comes is looked at. A program that was answered with many bytes takes some
+    /// time to copy them before it asks again.
+    @inline(__always)
+    private func linger(_ channel: ServiceChannel, _ spins: Bool) -> UInt64 {
+        max(spins ? spinCycles : leastSpinCycles, min(4 &* channel.lastCycles, priorityCycles))
+    }
+
     // MARK: Priorities
 
     /// A low priority waits while one of high priority was busy just now, but for a seventh of the time (LITE §6.2,
-    /// SW-Pri).
+    /// SW-Pri), and a few times in a millisecond: each time also wakes a program, which takes a processor from others.
     @inline(__always)
     private func mayServe(_ channel: ServiceChannel, _ now: UInt64) -> Bool {
         if channel.session.priority != LITE_PRIORITY_LOW.rawValue || !configuration.softwarePriority { return true }
-        let isContended = now &- lastHigh < spinCycles
+        let isContended = now &- lastHigh < priorityCycles
         channel.setYields(isContended)
         if isContended { channel.lastActive = now }
         return !isContended || Int64(bitPattern: now &- lowDue) >= 0
@@ -84,13 +92,13 @@ extension LiteService {
 
     @inline(__always)
     private func account(_ channel: ServiceChannel, since now: inout UInt64) {
-        if channel.session.priority == LITE_PRIORITY_NORMAL.rawValue { return }
         let after = lego_cycle_count()
+        channel.lastCycles = after &- now
         if channel.session.priority == LITE_PRIORITY_HIGH.rawValue {
             lastHigh = after
-        } else {
+        } else if channel.session.priority == LITE_PRIORITY_LOW.rawValue {
             // The moment from which the next one is due.
-            lowDue = after &+ 6 &* (after &- now)
+            lowDue = after &+ max(6 &* (after &- now), priorityCycles / 4)
         }
         now = after
     }

@@ -83,13 +83,20 @@ extension LiteService {
         }
         if let local = entry.local, submission.count <= Self.lockedBytes_max {
             let place = local + Int(submission.offset)
-            if isRead {
+            var word: UInt64 = 0
+            if submission.flags & UInt8(LITE_FLAG_WORD) != 0, submission.count == 8 {
+                if isRead {
+                    word = place.loadUnaligned(as: UInt64.self)
+                } else {
+                    place.storeBytes(of: submission.operand2, as: UInt64.self)
+                }
+            } else if isRead {
                 data.copyMemory(from: place, byteCount: Int(submission.count))
             } else {
                 place.copyMemory(from: data, byteCount: Int(submission.count))
             }
             session.lock.unlock()
-            channel.complete(slot, Code.ok)
+            channel.complete(slot, Code.ok, value: word)
             return false
         }
         guard let mapping = entry.mapping else {
@@ -110,9 +117,15 @@ extension LiteService {
     ) -> Bool {
         let waits = !mapping.isNear
         if waits { leadership.give() }
-        let status = transfer(mapping, submission.offset, Int(submission.count), data, isRead: isRead, staging)
+        let isWord = submission.flags & UInt8(LITE_FLAG_WORD) != 0 && submission.count == 8
+        var word = submission.operand2
+        let status =
+            isWord
+            ? withUnsafeMutableBytes(of: &word) {
+                transfer(mapping, submission.offset, 8, $0.baseAddress!, isRead: isRead, staging)
+            } : transfer(mapping, submission.offset, Int(submission.count), data, isRead: isRead, staging)
         release(mapping)
-        channel.complete(Int(submission.slot), status)
+        channel.complete(Int(submission.slot), status, value: isWord ? word : 0)
         return waits
     }
 

@@ -32,6 +32,10 @@ public final class LiteService: @unchecked Sendable {
     let scrubber: Scrubber
     let epoll: Epoll
     let spinCycles: UInt64
+    /// What sleeping and waking up would cost: so long the leader looks on even where looking on does not pay.
+    let leastSpinCycles: UInt64
+    /// How long low priorities give way after an operation of high priority.
+    let priorityCycles: UInt64
     let gauge = SpinGauge()
     private let wake: EventDescriptor
     private let listener: Mutex<ListeningSocket?>
@@ -73,6 +77,8 @@ public final class LiteService: @unchecked Sendable {
         wake = try EventDescriptor()
         listener = Mutex(nil)
         spinCycles = CycleClock.cycles(in: configuration.spin)
+        priorityCycles = CycleClock.cycles(in: .milliseconds(1))
+        leastSpinCycles = min(spinCycles, CycleClock.cycles(in: .microseconds(5)))
         scrubber = try Scrubber(pool: pool)
         mesh = try Mesh()
         registerFunctions()

@@ -53,8 +53,12 @@ final class ServiceChannel: @unchecked Sendable {
 
     // The leader's.
     private var taken: UInt32 = 0
+    /// The submission under way in each slot. Written before it is served, read by whoever completes it.
+    private let sequences: UnsafeMutablePointer<UInt32>
     /// When a submission was last taken, in cycles.
     var lastActive: UInt64 = 0
+    /// What the last one took, in cycles.
+    var lastCycles: UInt64 = 0
     var isHot = false
 
     let lock = AdaptiveLock()
@@ -73,13 +77,18 @@ final class ServiceChannel: @unchecked Sendable {
         ring = (base + Int(LITE_RING_OFFSET)).assumingMemoryBound(to: lite_submission.self)
         completions = (base + Int(LITE_COMPLETION_OFFSET)).assumingMemoryBound(to: lite_completion.self)
         words = base.assumingMemoryBound(to: UInt32.self)
+        sequences = .allocate(capacity: Int(LITE_SLOTS))
+        sequences.initialize(repeating: 0, count: Int(LITE_SLOTS))
         waits = .allocate(capacity: Int(LITE_SLOTS))
         waits.initialize(repeating: Wait(), count: Int(LITE_SLOTS))
         generation = .random(in: 1...Self.generation_max / 2)
         lego_atomic_store_u32(words, 1)
     }
 
-    deinit { waits.deallocate() }
+    deinit {
+        waits.deallocate()
+        sequences.deallocate()
+    }
 
     /// The file, for passing to the program.
     var descriptor: Int32 { file.descriptor }
@@ -95,8 +104,10 @@ final class ServiceChannel: @unchecked Sendable {
         }
         lite_submission_copy(copy, entry)
         taken &+= 1
-        lego_atomic_store_u32(words + 2, taken)
+        lego_atomic_store_u32(words + 16, taken)
         copy.pointee.sequence = taken
+        let slot = Int(copy.pointee.slot)
+        if slot < Int(LITE_SLOTS), copy.pointee.opcode != UInt8(LITE_OP_CANCEL.rawValue) { sequences[slot] = taken }
         return true
     }
 
@@ -133,7 +144,7 @@ final class ServiceChannel: @unchecked Sendable {
         completion.pointee.count = count
         completion.pointee.node = node
         let word = UnsafeMutableRawPointer(completion).assumingMemoryBound(to: UInt32.self)
-        if lego_atomic_exchange_u32(word, LITE_SLOT_DONE.rawValue) == LITE_SLOT_SLEEPING.rawValue { Futex.wake(word) }
+        if lego_atomic_exchange_u32(word, sequences[slot] << 1) & 1 != 0 { Futex.wake(word) }
     }
 
     // MARK: Waits, any thread

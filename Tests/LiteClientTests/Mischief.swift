@@ -46,7 +46,7 @@ extension LiteSession {
         case .nonsenseEverywhere:
             var random = SystemRandomNumberGenerator()
             for number in 1...2000 {
-                while lego_atomic_load_u32(base.assumingMemoryBound(to: UInt32.self) + 2) &+ 100 < UInt32(number) {
+                while lego_atomic_load_u32(base.assumingMemoryBound(to: UInt32.self) + 16) &+ 100 < UInt32(number) {
                     ringLiteDoorbell(socket)
                     lego_spin_pause()
                 }

@@ -30,7 +30,9 @@ struct lite_channel_head {
   uint32_t asleep;
   // 1: the program had better sleep at once than spin: others have priority. Written by the daemon.
   uint32_t yields;
-  // Submissions that the daemon has taken, in all: how much room the ring has. Written by the daemon.
+  uint32_t unused[14];
+  // Submissions that the daemon has taken, in all: how much room the ring has. Written by the daemon, every time, and
+  // so on a cache line of its own.
   uint32_t taken;
 };
 
@@ -56,7 +58,9 @@ static inline void lite_submission_copy(struct lite_submission *to, const struct
 }
 
 struct lite_completion {
-  uint32_t state; // enum lite_slot_state; also the futex word
+  // Twice the number of the submission that is over. The program adds 1 before it sleeps on the word (futex(2)), and
+  // writes it at no other time.
+  uint32_t state;
   int32_t status; // enum lite_status
   uint64_t value;
   uint64_t count;
@@ -65,10 +69,10 @@ struct lite_completion {
 };
 _Static_assert(sizeof(struct lite_completion) == 64, "a cache line");
 
-enum lite_slot_state {
-  LITE_SLOT_POSTED = 1,
-  LITE_SLOT_SLEEPING = 2, // posted, and the program sleeps on the word
-  LITE_SLOT_DONE = 3,
+// Bits of lite_submission.flags.
+enum {
+  // A write of 8 bytes has them in operand2, a read of 8 bytes answers them in value, rather than in data.
+  LITE_FLAG_WORD = 1,
 };
 
 // What a submission asks for. Unless it says otherwise: handle, offset and count name bytes of a region.

@@ -1,0 +1,43 @@
+import Glibc
+import Kernel
+
+/// This program once more, in another role. It ends when its standard input closes, so also when this process dies.
+final class RoleProcess {
+    private var process: pid_t = 0
+    private let input: Int32
+    private let output: Int32
+
+    init(_ role: [String]) throws {
+        var toChild: [Int32] = [0, 0]
+        var fromChild: [Int32] = [0, 0]
+        if pipe(&toChild) < 0 || pipe(&fromChild) < 0 { throw KernelError("pipe") }
+        for own in [toChild[1], fromChild[0]] { _ = fcntl(own, F_SETFD, FD_CLOEXEC) }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
+        posix_spawn_file_actions_adddup2(&actions, toChild[0], 0)
+        posix_spawn_file_actions_adddup2(&actions, fromChild[1], 1)
+        let arguments = (["lego-bench-lite"] + role).map { strdup($0) } + [nil]
+        defer { for argument in arguments { free(argument) } }
+        let result = posix_spawn(&process, "/proc/self/exe", &actions, nil, arguments, environ)
+        if result != 0 { throw KernelError("posix_spawn", result) }
+        close(toChild[0])
+        close(fromChild[1])
+        input = toChild[1]
+        output = fromChild[0]
+    }
+
+    /// The next line of its output, without the end of line.
+    func readLine() -> String {
+        var bytes: [UInt8] = []
+        var byte: UInt8 = 0
+        while read(output, &byte, 1) == 1, byte != 10 { bytes.append(byte) }
+        return String(decoding: bytes, as: UTF8.self)
+    }
+
+    func end() {
+        close(input)
+        close(output)
+        waitpid(process, nil, 0)
+    }
+}
