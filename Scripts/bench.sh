@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the rack against native Linux and against Linux swap, all in one run on this machine, and prints ratios.
 #
-#   sudo Scripts/bench.sh memory     arrays of 512 MiB with 25 % of it local: native, swap on zram, the rack
+#   sudo Scripts/bench.sh memory     arrays of 512 MiB with 25 % of it local: native, swap on zram, a bare pager in
+#                                  C (Benchmarks/pager.h), the rack
 #   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
 #   sudo Scripts/bench.sh idle       processor time of idle daemons
 #   sudo Scripts/bench.sh fabric     Lite against the bare device, between two processes of this host
@@ -39,7 +40,8 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-compile() { gcc -O2 -o "$scratch/$1" "$root/Benchmarks/$1.c" -lm -lpthread; }
+# compile NAME [PROGRAM OPTION...]
+compile() { gcc -O2 -o "$scratch/${2:-$1}" "${@:3}" "$root/Benchmarks/$1.c" -lm -lpthread; }
 
 start_rack() {
   "$legoctl" rack up --state "$scratch/state" --memories 2 --memory-size "${1:-2GiB}" >"$scratch/up" || fail "no rack: $(cat "$scratch/up")"
@@ -72,21 +74,25 @@ in_rack() { "$legoctl" run --excache "$local_mebibytes"MiB --user root -- "$@"; 
 
 bench_memory() {
   compile array
+  compile array pager -DPAGER
   local local_mebibytes=$((mebibytes / 4)) pattern i line
   say "array of $mebibytes MiB, $local_mebibytes MiB local (25 %), $rounds rounds, medians; pollers sleep when idle"
   start_swap
   start_rack
-  printf '%-17s %12s %12s %12s %12s %12s  %s\n' pattern 'native ns' 'zram ns' 'rack ns' 'rack/native' 'rack/zram' result
+  printf '%-17s %10s %10s %10s %10s %12s %10s %10s  %s\n' \
+    pattern 'native ns' 'zram ns' 'pager ns' 'rack ns' rack/native rack/zram rack/pager result
   for pattern in sequential-read sequential-write uniform-read uniform-write zipf-read zipf-write; do
-    local native=() zram=() rack=() sums=()
+    local native=() zram=() pager=() rack=() sums=()
     for ((i = 0; i < rounds; i++)); do
       line=$("$scratch/array" $pattern "$mebibytes") && native+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
       line=$(under_limit "$local_mebibytes" "$scratch/array" $pattern "$mebibytes") && zram+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      line=$("$scratch/pager" $pattern "$mebibytes") && pager+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
       line=$(in_rack "$scratch/array" $pattern "$mebibytes") && rack+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
     done
-    local n z r
-    n=$(median "${native[@]}") z=$(median "${zram[@]}") r=$(median "${rack[@]}")
-    printf '%-17s %12s %12s %12s %12s %12s  %s\n' $pattern "$n" "$z" "$r" "$(ratio "$r" "$n")" "$(ratio "$r" "$z")" \
+    local n z p r
+    n=$(median "${native[@]}") z=$(median "${zram[@]}") p=$(median "${pager[@]}") r=$(median "${rack[@]}")
+    printf '%-17s %10s %10s %10s %10s %12s %10s %10s  %s\n' $pattern "$n" "$z" "$p" "$r" \
+      "$(ratio "$r" "$n")" "$(ratio "$r" "$z")" "$(ratio "$r" "$p")" \
       "$([[ $(printf '%s\n' "${sums[@]}" | sort -u | wc -l) == 1 ]] && echo equal || echo DIFFERS)"
   done
 }
