@@ -44,9 +44,26 @@ public final class ComponentFrame: Sendable {
             name: name, listen: FabricAddress(listen), poolBytes: Int(poolBytes) & ~4095)
         adjust(&configuration)
         do {
-            return try RackNode(device: SoftDevice(), configuration: configuration)
+            let device = try makeDevice(context, host: listen.host)
+            return try RackNode(device: device, configuration: configuration)
         } catch LiteError.fabric(.cannotListen(let address, let reason)) {
             throw DaemonError("cannot listen on \(address): \(reason); choose another address with --listen")
+        }
+    }
+
+    private static func makeDevice(_ context: DaemonContext, host: String) throws(LiteError) -> RackDevice {
+        let settings = context.settings
+        var configuration = HybridDeviceConfiguration(
+            path: FabricPath(rawValue: settings[CommonKeys.fabric]) ?? .automatic, address: host)
+        configuration.adapter = settings[CommonKeys.adapter]
+        do throws(FabricError) {
+            let device = try RackDevice(configuration)
+            if let absence = device.adapterAbsence {
+                context.logger.debug("without an RDMA adapter", metadata: ["reason": "\(absence)"])
+            }
+            return device
+        } catch {
+            throw .fabric(error)
         }
     }
 

@@ -12,6 +12,14 @@ public struct FrameOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
+            "How to reach the others: automatic, network, verbs, tcp or shared-memory.", valueName: "path"))
+    public var fabric: String?
+
+    @Option(help: ArgumentHelp("The RDMA adapter (default: the one of the --listen address).", valueName: "name"))
+    public var adapter: String?
+
+    @Option(
+        help: ArgumentHelp(
             "trace, debug, info, notice, warning, error or critical. Entries go to standard error.", valueName: "level")
     )
     public var logLevel: String?
@@ -24,7 +32,11 @@ public struct FrameOptions: ParsableArguments {
     public init() {}
 
     func flags(listen key: ConfigurationKey<NetworkAddress>) -> [SettingFlag?] {
-        [SettingFlag("--listen", key, listen), SettingFlag("--log-level", CommonKeys.logLevel, logLevel)]
+        [
+            SettingFlag("--listen", key, listen), SettingFlag("--fabric", CommonKeys.fabric, fabric),
+            SettingFlag("--adapter", CommonKeys.adapter, adapter),
+            SettingFlag("--log-level", CommonKeys.logLevel, logLevel),
+        ]
     }
 }
 

@@ -188,6 +188,8 @@ public enum FabricError: Error, Sendable, CustomStringConvertible {
     case system(KernelError)
     /// cannot reach HOST:PORT: REASON
     case unreachable(FabricAddress, reason: String)
+    /// no way over this RDMA adapter to HOST:PORT: REASON
+    case noWay(FabricAddress, reason: String)
     /// cannot listen on HOST:PORT: REASON
     case cannotListen(FabricAddress, reason: String)
     /// no RDMA device: REASON
@@ -203,6 +205,7 @@ public enum FabricError: Error, Sendable, CustomStringConvertible {
         switch self {
         case .system(let error): "\(error)"
         case .unreachable(let address, let reason): "cannot reach \(address): \(reason)"
+        case .noWay(let address, let reason): "no way over this RDMA adapter to \(address): \(reason)"
         case .cannotListen(let address, let reason): "cannot listen on \(address): \(reason)"
         case .noDevice(let reason): "no RDMA device: \(reason)"
         case .protocolViolation(let reason): "the peer's greeting is not understood: \(reason)"

@@ -8,7 +8,7 @@ extension LiteNode {
     /// Calls a function at `peer` and waits for the answer. The response is written into `response`; one that does not fit is
     /// answered `tooLarge`. The calling thread spins for `configuration.spin` and then sleeps. At the deadline it leaves with
     /// `timedOut`: the call may still be executed, and its slot stays taken until the response or the loss of the peer.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func call(
         _ peer: LitePeer, _ function: FunctionID, request: UnsafeRawBufferPointer,
         response: UnsafeMutableRawBufferPointer, until deadline: Deadline

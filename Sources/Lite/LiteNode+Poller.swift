@@ -26,7 +26,7 @@ extension LiteNode {
     }
 
     /// Serves requests until none has come for the configured time.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     func spinForRequests(_ batch: UnsafeMutableBufferPointer<WorkCompletion>) {
         if !drainRequests(batch) || spin_ns == 0 || !gauge.shouldSpin() { return }
         var limit = monotonicNanoseconds() &+ spin_ns

@@ -20,21 +20,21 @@ extension LiteNode {
     /// which any part of the local memory may have been written. A piece outside either pool, or a pool that the peer does not
     /// open for reading, is answered `accessRefused` before anything is sent. At the deadline the connection to the peer is
     /// ended, as nothing else keeps late bytes from landing.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func read(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
         transfer(.read, .read, peer, pieces, until: deadline)
     }
 
     /// Copies from this node's pool into the peer's, one-sided. On an error any part of the remote memory may have been written.
     /// Refusals and deadline as for `read`.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func write(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
         transfer(.write, .write, peer, pieces, until: deadline)
     }
 
     /// Adds to an aligned 8-byte word of the peer's pool; answers its former value through `former`. Refusals and deadline as for
     /// `read`.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func fetchAdd(
         _ peer: LitePeer, remoteOffset: UInt64, add: UInt64, former: inout UInt64, until deadline: Deadline
     ) -> Status {
@@ -43,7 +43,7 @@ extension LiteNode {
 
     /// Stores `desired` in an aligned 8-byte word of the peer's pool if it holds `expected`; answers its former value. Refusals
     /// and deadline as for `read`.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func compareSwap(
         _ peer: LitePeer, remoteOffset: UInt64, expected: UInt64, desired: UInt64, former: inout UInt64,
         until deadline: Deadline

@@ -14,7 +14,7 @@ enum Bench {
         var configuration = LiteConfiguration(
             name: name, listen: FabricAddress(host: host, port: 0), poolBytes: poolBytes)
         configuration.spin = spin
-        let node = try RackNode(device: SoftDevice(), configuration: configuration)
+        let node = try RackNode(device: RackDevice(), configuration: configuration)
         for (function, thread) in [(echo, HandlerThread.poller), (echoOnWorker, .worker)] {
             node.register(function, requestBytes_max: 65536, responseBytes_max: 65536, on: thread) {
                 _, request, response in

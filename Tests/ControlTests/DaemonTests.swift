@@ -94,7 +94,7 @@ struct DaemonTests {
         }
         started.keep()
         let stranger = try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: "stranger", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 4096))
         try stranger.start()

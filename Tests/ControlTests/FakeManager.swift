@@ -33,7 +33,7 @@ final class FakeManager: Sendable {
         let box = Box()
         self.box = box
         node = try RackNode(
-            device: SoftDevice(), configuration: LiteConfiguration(name: "manager", listen: listen, poolBytes: 4096))
+            device: RackDevice(), configuration: LiteConfiguration(name: "manager", listen: listen, poolBytes: 4096))
         node.register(
             RackFunction.registerComponent, ComponentManagerRegister.self, ManagerComponentRegistered.self
         ) { _, request in

@@ -63,7 +63,7 @@ struct ManagerLinkTests {
 
     private static func makeNode() throws -> RackNode {
         try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: "test", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 4096))
     }

@@ -42,6 +42,12 @@ enum VerbsHost {
     }
     static var isRequired: Bool { configured != nil }
 
+    /// The addresses of two adapters; nil without them.
+    static var pair: (String, String)? {
+        guard let configured, configured.count == 2 else { return nil }
+        return (configured[0], configured[1])
+    }
+
     static var bench: Bench<VerbsDevice> {
         guard let addresses = configured, let host = addresses.last else {
             return Bench(make: { try VerbsDevice() }, host: "127.0.0.1")

@@ -211,6 +211,8 @@ func connectSides<Device: RDMADevice>(
             to: address, send: queue, receive: queue, parameters: parameters, privateData: [1, 2, 3],
             until: .after(labTimeout), prepare: { (_: Device.Pair) throws(FabricError) in })
     }
+    // Nothing comes for the acceptor to wait for.
+    if case .failure = result { right.close() }
     acceptor.join()
     let (pair, answer) = try result.get()
     guard answer.starts(with: [4, 5]) else { throw LabError("the acceptor's private data differs") }

@@ -78,7 +78,7 @@ final class ChildNode {
     static func run(_ role: Role) throws {
         alarm(lifetime_s)
         let configuration = LiteConfiguration(name: "child", listen: anyPort, poolBytes: 1 << 20)
-        let node = try RackNode(device: SoftDevice(), configuration: configuration)
+        let node = try RackNode(device: RackDevice(), configuration: configuration)
         let gate = Gate()
         node.registerTestFunctions(gate: gate)
         node.register(TestFunction.count, requestBytes_max: 8, responseBytes_max: 8, on: .worker) {

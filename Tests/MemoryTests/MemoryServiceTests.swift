@@ -24,7 +24,7 @@ private final class MemoryLab: Sendable {
 
     static func makeNode(_ name: String, _ poolBytes: Int) throws -> RackNode {
         try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: poolBytes))
     }

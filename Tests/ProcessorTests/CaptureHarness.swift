@@ -62,7 +62,7 @@ final class CaptureRack: Sendable {
 
     private static func makeNode(_ name: String, _ bytes: Int) throws -> RackNode {
         try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: bytes))
     }

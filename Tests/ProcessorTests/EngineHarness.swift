@@ -65,7 +65,7 @@ final class EngineHarness {
     private static func makeNode(_ name: String, bytes: Int) throws -> RackNode {
         let configuration = LiteConfiguration(
             name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: bytes)
-        return try RackNode(device: SoftDevice(), configuration: configuration)
+        return try RackNode(device: RackDevice(), configuration: configuration)
     }
 
     /// Starts a program that must start, and attaches to it.

@@ -128,6 +128,6 @@ import Wire
     private static func node(_ name: String) throws -> RackNode {
         let configuration = LiteConfiguration(
             name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 1 << 20)
-        return try RackNode(device: SoftDevice(), configuration: configuration)
+        return try RackNode(device: RackDevice(), configuration: configuration)
     }
 }

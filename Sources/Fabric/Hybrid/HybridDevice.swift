@@ -1,83 +1,117 @@
+import Glibc
 import Kernel
 
-/// Which device a daemon uses.
-public enum HybridDeviceConfiguration: Sendable {
-    case soft(SoftDeviceConfiguration)
-    case verbs(VerbsDeviceConfiguration)
-    /// An adapter where the host has one with an active port, else the emulated one.
-    case automatic
-}
-
-/// A device of either kind, chosen when it is made: for daemons whose configuration decides. Each call costs a branch
-/// more than the device itself. All nodes of a rack must use the same kind.
+/// The device of a rack: an emulated adapter, and beside it a real one where the host has one. Each connection takes the
+/// best way that both its ends have; regions and completion queues serve all of them.
+///
+/// A region has one key: the adapter's, which the emulated device takes over. So keys travel in greetings and requests
+/// without anybody knowing which way they will be used. Cost of an operation beside the device's own: a branch.
 public final class HybridDevice: RDMADevice {
-    private enum Kind {
-        case soft(SoftDevice)
-        case verbs(VerbsDevice)
-    }
+    private let soft: SoftDevice
+    private let verbs: VerbsDevice?
+    private let arrivals = Arrivals()
+    private let path: FabricPath
+    /// Why there is no adapter; nil when there is one, or when none was to be looked for.
+    public let adapterAbsence: FabricError?
 
-    private let kind: Kind
-
-    public init(_ configuration: HybridDeviceConfiguration) throws(FabricError) {
-        switch configuration {
-        case .soft(let configuration): kind = .soft(try SoftDevice(configuration: configuration))
-        case .verbs(let configuration): kind = .verbs(try VerbsDevice(configuration: configuration))
-        case .automatic:
+    /// Throws `noDevice` when an adapter is demanded and there is none.
+    public init(_ configuration: HybridDeviceConfiguration = HybridDeviceConfiguration()) throws(FabricError) {
+        var absence: FabricError?
+        var verbs: VerbsDevice?
+        path = configuration.path
+        if path.mayUseVerbs {
             do throws(FabricError) {
-                kind = .verbs(try VerbsDevice())
+                verbs = try VerbsDevice(configuration: configuration.verbs, arrivals: arrivals)
             } catch {
-                guard case .noDevice = error else { throw error }
-                kind = .soft(try SoftDevice())
+                // A named adapter that is not there is a mistake, not a choice.
+                guard case .noDevice = error, path != .verbs, configuration.adapter.isEmpty else { throw error }
+                absence = error
             }
         }
-    }
-
-    /// Whether it is a real adapter.
-    public var isVerbs: Bool {
-        switch kind {
-        case .soft: false
-        case .verbs: true
+        self.verbs = verbs
+        adapterAbsence = absence
+        do throws(FabricError) {
+            let context = try SoftContext(
+                configuration: configuration.soft, offers: verbs == nil ? 0 : AcceptorGreeting.offersVerbs,
+                takesPairs: path != .verbs, arrivals: arrivals)
+            soft = try SoftDevice(context: context)
+        } catch {
+            verbs?.close()
+            throw error
         }
     }
+
+    deinit { close() }
+
+    /// Whether it has a real adapter.
+    public var hasAdapter: Bool { verbs != nil }
+
+    // MARK: Memory and queues
 
     public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> HybridRegion {
-        switch kind {
-        case .soft(let device): HybridRegion(try device.allocate(bytes: bytes, access: access))
-        case .verbs(let device): HybridRegion(try device.allocate(bytes: bytes, access: access))
-        }
+        guard let verbs else { return HybridRegion(try soft.allocate(bytes: bytes, access: access), nil) }
+        let (file, memory) = try soft.makeMemory(bytes: bytes, access: access)
+        return try register(memory, file: file, access: access, verbs)
     }
 
     public func register(_ memory: UnsafeMutableRawBufferPointer, access: RemoteAccess) throws(FabricError)
         -> HybridRegion
     {
-        switch kind {
-        case .soft(let device): HybridRegion(try device.register(memory, access: access))
-        case .verbs(let device): HybridRegion(try device.register(memory, access: access))
+        guard let verbs else { return HybridRegion(try soft.register(memory, access: access), nil) }
+        return try register(memory, file: nil, access: access, verbs)
+    }
+
+    /// Registers with both. A key whose slot in the emulated device's table is taken is kept busy until another one has
+    /// been found.
+    private func register(
+        _ memory: UnsafeMutableRawBufferPointer, file: MemoryFile?, access: RemoteAccess, _ verbs: VerbsDevice
+    ) throws(FabricError) -> HybridRegion {
+        var unusable: [VerbsRegion] = []
+        while unusable.count < RegionEntry.slots_max {
+            let region = try verbs.register(memory, access: access)
+            guard access.isEmpty || region.remoteKey == region.localKey else {
+                throw .noDevice("this adapter names memory by two keys, and the rack's devices know one")
+            }
+            let key = region.localKey
+            if let shared = soft.context.addRegion(memory, file: file, access: access, key: key) {
+                return HybridRegion(shared, region)
+            }
+            unusable.append(region)
         }
+        throw .invalid("another memory region: a device has at most \(RegionEntry.slots_max), and none once closed")
     }
 
     public func makeCompletionQueue(capacity: Int) throws(FabricError) -> HybridCompletionQueue {
-        switch kind {
-        case .soft(let device): HybridCompletionQueue(.soft(try device.makeCompletionQueue(capacity: capacity)))
-        case .verbs(let device): HybridCompletionQueue(.verbs(try device.makeCompletionQueue(capacity: capacity)))
-        }
+        try HybridCompletionQueue(soft.makeCompletionQueue(capacity: capacity), verbs, capacity: capacity)
     }
 
+    // MARK: Connections
+
     public func listen(on address: FabricAddress) throws(FabricError) -> FabricAddress {
-        switch kind {
-        case .soft(let device): try device.listen(on: address)
-        case .verbs(let device): try device.listen(on: address)
+        guard let verbs else { return try soft.listen(on: address) }
+        // Both listen on one port: the greeting of the one tells of the other. Their spaces of ports differ, so that a
+        // free port of the one may be taken in the other.
+        var attempts = address.port == 0 ? 32 : 1
+        while true {
+            let socket = try Sockets.listen(on: address)
+            let place = FabricAddress(host: address.host, port: Sockets.localPort(socket.raw))
+            attempts -= 1
+            do throws(FabricError) {
+                _ = try verbs.listen(on: place)
+            } catch {
+                guard case .cannotListen = error, attempts > 0 else { throw error }
+                continue
+            }
+            return try soft.context.acceptor.listen(socket, on: place, context: soft.context)
         }
     }
 
     public func nextRequest(until deadline: Deadline) throws(FabricError) -> HybridConnectionRequest? {
-        switch kind {
-        case .soft(let device):
-            guard let request = try device.nextRequest(until: deadline) else { return nil }
-            return HybridConnectionRequest(.soft(request))
-        case .verbs(let device):
-            guard let request = try device.nextRequest(until: deadline) else { return nil }
-            return HybridConnectionRequest(.verbs(request))
+        arrivals.next(until: deadline) {
+            let near = soft.context.acceptor.takeRequest()
+            if let request = near.request { return (HybridConnectionRequest(.soft(request)), false) }
+            guard let far = verbs?.manager.takeRequest() else { return (nil, near.isClosed) }
+            return (far.request.map { HybridConnectionRequest(.verbs($0)) }, near.isClosed && far.isClosed)
         }
     }
 
@@ -86,25 +120,36 @@ public final class HybridDevice: RDMADevice {
         parameters: QueuePairParameters, privateData: [UInt8], until deadline: Deadline,
         prepare: (HybridQueuePair) throws(FabricError) -> Void
     ) throws(FabricError) -> (HybridQueuePair, privateData: [UInt8]) {
-        switch (kind, send.kind, receive.kind) {
-        case (.soft(let device), .soft(let send), .soft(let receive)):
-            let (pair, data) = try device.connect(
-                to: address, send: send, receive: receive, parameters: parameters, privateData: privateData,
-                until: deadline, prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.soft(pair))) })
-            return (HybridQueuePair(.soft(pair)), data)
-        case (.verbs(let device), .verbs(let send), .verbs(let receive)):
-            let (pair, data) = try device.connect(
-                to: address, send: send, receive: receive, parameters: parameters, privateData: privateData,
-                until: deadline, prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.verbs(pair))) })
-            return (HybridQueuePair(.verbs(pair)), data)
-        default: throw .invalid("completion queues of another device: they must be this device's")
+        try parameters.check(privateData: privateData)
+        let connector = Connector(
+            context: soft.context, address: address, send: send.soft, receive: receive.soft, parameters: parameters,
+            privateData: privateData, deadline: deadline)
+        let prepareSoft = { (pair: SoftQueuePair) throws(FabricError) in try prepare(HybridQueuePair(.soft(pair))) }
+        if path != .verbs || verbs == nil {
+            if let (pair, data) = try connector.connect(hasAdapter: verbs != nil, prepareSoft) {
+                return (HybridQueuePair(.soft(pair)), data)
+            }
         }
+        guard let verbs else { throw .unreachable(address, reason: "it can be reached by verbs only") }
+        let failure: FabricError
+        do throws(FabricError) {
+            let (pair, data) = try verbs.connect(
+                to: address, send: send.verbsQueue(), receive: receive.verbsQueue(), parameters: parameters,
+                privateData: privateData, until: deadline,
+                prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.verbs(pair))) })
+            return (HybridQueuePair(.verbs(pair)), data)
+        } catch {
+            failure = error
+        }
+        // Two adapters on networks that do not meet.
+        guard case .noWay = failure, path != .verbs, let (pair, data) = try connector.connect(prepareSoft) else {
+            throw failure
+        }
+        return (HybridQueuePair(.soft(pair)), data)
     }
 
     public func close() {
-        switch kind {
-        case .soft(let device): device.close()
-        case .verbs(let device): device.close()
-        }
+        verbs?.close()
+        soft.close()
     }
 }

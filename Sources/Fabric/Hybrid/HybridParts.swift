@@ -1,62 +1,29 @@
 import Kernel
 
-/// A memory region of a `HybridDevice`.
+/// A memory region of a `HybridDevice`, in its emulated part and in its adapter, under one key.
 public final class HybridRegion: MemoryRegion, @unchecked Sendable {
     public let base: UnsafeMutableRawPointer
     public let count: Int
     public let localKey: UInt32
-    public let remoteKey: UInt32
-    public let remoteAddress: UInt64
-    private let region: any MemoryRegion
+    public var remoteKey: UInt32 { localKey }
+    public var remoteAddress: UInt64 { UInt64(UInt(bitPattern: base)) }
+    private let soft: SoftRegion
+    private let verbs: VerbsRegion?
 
-    init(_ region: some MemoryRegion) {
-        base = region.base
-        count = region.count
-        localKey = region.localKey
-        remoteKey = region.remoteKey
-        remoteAddress = region.remoteAddress
-        self.region = region
+    init(_ soft: SoftRegion, _ verbs: VerbsRegion?) {
+        base = soft.base
+        count = soft.count
+        localKey = soft.localKey
+        self.soft = soft
+        self.verbs = verbs
     }
 
-    public func deregister() { region.deregister() }
-}
+    // In this order: memory is unmapped with its soft region, and by then the adapter has let go of it.
+    deinit { deregister() }
 
-/// A completion queue of a `HybridDevice`.
-public final class HybridCompletionQueue: CompletionQueue {
-    enum Kind {
-        case soft(SoftCompletionQueue)
-        case verbs(VerbsCompletionQueue)
-    }
-    let kind: Kind
-
-    init(_ kind: Kind) { self.kind = kind }
-
-    public func poll(into completions: UnsafeMutableBufferPointer<WorkCompletion>) -> Int {
-        switch kind {
-        case .soft(let queue): queue.poll(into: completions)
-        case .verbs(let queue): queue.poll(into: completions)
-        }
-    }
-
-    public var notificationDescriptor: Int32 {
-        switch kind {
-        case .soft(let queue): queue.notificationDescriptor
-        case .verbs(let queue): queue.notificationDescriptor
-        }
-    }
-
-    public func arm() {
-        switch kind {
-        case .soft(let queue): queue.arm()
-        case .verbs(let queue): queue.arm()
-        }
-    }
-
-    public func acknowledge() {
-        switch kind {
-        case .soft(let queue): queue.acknowledge()
-        case .verbs(let queue): queue.acknowledge()
-        }
+    public func deregister() {
+        verbs?.deregister()
+        soft.deregister()
     }
 }
 
@@ -152,18 +119,18 @@ public final class HybridConnectionRequest: ConnectionRequest {
         send: HybridCompletionQueue, receive: HybridCompletionQueue, parameters: QueuePairParameters,
         privateData: [UInt8], prepare: (HybridQueuePair) throws(FabricError) -> Void
     ) throws(FabricError) -> HybridQueuePair {
-        switch (kind, send.kind, receive.kind) {
-        case (.soft(let request), .soft(let send), .soft(let receive)):
+        switch kind {
+        case .soft(let request):
             let pair = try request.accept(
-                send: send, receive: receive, parameters: parameters, privateData: privateData,
+                send: send.soft, receive: receive.soft, parameters: parameters, privateData: privateData,
                 prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.soft(pair))) })
             return HybridQueuePair(.soft(pair))
-        case (.verbs(let request), .verbs(let send), .verbs(let receive)):
+        case .verbs(let request):
             let pair = try request.accept(
-                send: send, receive: receive, parameters: parameters, privateData: privateData,
+                send: send.verbsQueue(), receive: receive.verbsQueue(), parameters: parameters,
+                privateData: privateData,
                 prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.verbs(pair))) })
             return HybridQueuePair(.verbs(pair))
-        default: throw .invalid("completion queues of another device: they must be this device's")
         }
     }
 

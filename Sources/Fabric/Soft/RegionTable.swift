@@ -91,22 +91,32 @@ final class RegionTable: @unchecked Sendable {
         (file.base + slot * RegionEntry.size).assumingMemoryBound(to: UInt32.self)
     }
 
-    /// Publishes a region and answers its key; nil when the table is full.
-    func insert(base: UnsafeMutableRawPointer, count: Int, access: RemoteAccess, isMappable: Bool) -> UInt32? {
+    /// Publishes a region and answers its key: the given one, which an adapter has chosen, or one of its own. nil when
+    /// the table is full, or the given key's slot is taken.
+    func insert(
+        base: UnsafeMutableRawPointer, count: Int, access: RemoteAccess, isMappable: Bool, key given: UInt32? = nil
+    ) -> UInt32? {
+        guard given != 0, let slot = given.map(RegionEntry.slot(of:)) ?? nextFreeSlot(), !isTaken[slot] else {
+            return nil
+        }
+        isTaken[slot] = true
+        let entry = file.base + slot * RegionEntry.size
+        let flags = UInt32(access.rawValue) | (isMappable ? RegionEntry.isMappable : 0)
+        entry.storeBytes(of: flags, toByteOffset: RegionEntry.flags, as: UInt32.self)
+        entry.storeBytes(of: UInt64(UInt(bitPattern: base)), toByteOffset: RegionEntry.base, as: UInt64.self)
+        entry.storeBytes(of: UInt64(count), toByteOffset: RegionEntry.length, as: UInt64.self)
+        generation = generation % (1 << 20 - 1) + 1
+        let key = given ?? generation << RegionEntry.slotBits | UInt32(slot)
+        lego_atomic_store_u32(keyWord(slot), key)
+        return key
+    }
+
+    /// Slots are used in turn, so that a key's slot is not used again soon.
+    private func nextFreeSlot() -> Int? {
         for _ in 0..<RegionEntry.slots_max {
             let slot = nextSlot
             nextSlot = (nextSlot + 1) % RegionEntry.slots_max
-            if isTaken[slot] { continue }
-            isTaken[slot] = true
-            let entry = file.base + slot * RegionEntry.size
-            let flags = UInt32(access.rawValue) | (isMappable ? RegionEntry.isMappable : 0)
-            entry.storeBytes(of: flags, toByteOffset: RegionEntry.flags, as: UInt32.self)
-            entry.storeBytes(of: UInt64(UInt(bitPattern: base)), toByteOffset: RegionEntry.base, as: UInt64.self)
-            entry.storeBytes(of: UInt64(count), toByteOffset: RegionEntry.length, as: UInt64.self)
-            generation = generation % (1 << 20 - 1) + 1
-            let key = generation << RegionEntry.slotBits | UInt32(slot)
-            lego_atomic_store_u32(keyWord(slot), key)
-            return key
+            if !isTaken[slot] { return slot }
         }
         return nil
     }

@@ -20,7 +20,8 @@ final class SoftContext: @unchecked Sendable {
         /// Pairs from their connection until both ends have flushed.
         var links: [UInt32: any PairLink] = [:]
         var peers: [InstanceID: WeakPeer] = [:]
-        var nextNumber: UInt32 = 1
+        // Above the 24 bits that an adapter's numbers have.
+        var nextNumber: UInt32 = 1 << 24
         var isClosed = false
     }
 
@@ -33,11 +34,23 @@ final class SoftContext: @unchecked Sendable {
     let host: InstanceID
     let loop: EventLoop
     let table: RegionTable
-    let acceptor = Acceptor()
+    let acceptor: Acceptor
+    let arrivals: Arrivals
+    /// What peers are told that they may connect by, see `AcceptorGreeting`. Constant once the device listens.
+    let offers: UInt16
     private let state = Mutex(State())
 
-    init(configuration: SoftDeviceConfiguration) throws(FabricError) {
+    /// `offers`: what else than the configuration's transports peers may connect by; `takesPairs`: whether they may
+    /// by those at all.
+    init(configuration: SoftDeviceConfiguration, offers: UInt16 = 0, takesPairs: Bool = true, arrivals: Arrivals)
+        throws(FabricError)
+    {
         self.configuration = configuration
+        self.arrivals = arrivals
+        acceptor = Acceptor(arrivals: arrivals)
+        var own: UInt16 = configuration.transport != .tcp ? AcceptorGreeting.offersSharedMemory : 0
+        if configuration.transport != .sharedMemory { own |= AcceptorGreeting.offersTCP }
+        self.offers = offers | (takesPairs ? own : 0)
         host = try InstanceID.ofHost()
         do throws(KernelError) {
             loop = try EventLoop()
@@ -61,19 +74,26 @@ final class SoftContext: @unchecked Sendable {
     func addRegion(_ memory: UnsafeMutableRawBufferPointer, file: MemoryFile?, access: RemoteAccess)
         throws(FabricError) -> SoftRegion
     {
-        let key = state.withLock { state -> UInt32? in
+        guard let region = addRegion(memory, file: file, access: access, key: nil) else {
+            throw .invalid("another memory region: a device has at most \(RegionEntry.slots_max), and none once closed")
+        }
+        return region
+    }
+
+    /// A region with a given key, or with any; nil when there is no place for it.
+    func addRegion(_ memory: UnsafeMutableRawBufferPointer, file: MemoryFile?, access: RemoteAccess, key: UInt32?)
+        -> SoftRegion?
+    {
+        let inserted = state.withLock { state -> UInt32? in
             if state.isClosed { return nil }
             guard
                 let key = table.insert(
-                    base: memory.baseAddress!, count: memory.count, access: access, isMappable: file != nil)
+                    base: memory.baseAddress!, count: memory.count, access: access, isMappable: file != nil, key: key)
             else { return nil }
             state.regions[key] = RegionRecord(file: file, memory: memory)
             return key
         }
-        guard let key else {
-            throw .invalid("another memory region: a device has at most \(RegionEntry.slots_max), and none once closed")
-        }
-        return SoftRegion(context: self, memory: memory, file: file, key: key)
+        return inserted.map { SoftRegion(context: self, memory: memory, file: file, key: $0) }
     }
 
     func deregister(_ key: UInt32) {
@@ -105,7 +125,7 @@ final class SoftContext: @unchecked Sendable {
     /// A queue pair number: see `QueuePair.number`.
     func takeNumber() -> UInt32 {
         state.withLock { state in
-            defer { state.nextNumber = state.nextNumber == .max ? 1 : state.nextNumber + 1 }
+            defer { state.nextNumber = state.nextNumber == .max ? 1 << 24 : state.nextNumber + 1 }
             return state.nextNumber
         }
     }

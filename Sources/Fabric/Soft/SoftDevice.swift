@@ -9,16 +9,30 @@ import Kernel
 /// Idle, it costs nothing: its one thread sleeps. Everything that peers share is memory files and abstract sockets,
 /// which the kernel takes back when the last process goes, whatever ends it.
 public final class SoftDevice: RDMADevice {
-    private let context: SoftContext
+    let context: SoftContext
 
     public init(configuration: SoftDeviceConfiguration = SoftDeviceConfiguration()) throws(FabricError) {
-        context = try SoftContext(configuration: configuration)
+        context = try SoftContext(configuration: configuration, arrivals: Arrivals())
+        try context.start()
+    }
+
+    /// The emulated part of a device that may also have an adapter.
+    init(context: SoftContext) throws(FabricError) {
+        self.context = context
         try context.start()
     }
 
     deinit { close() }
 
     public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> SoftRegion {
+        let (file, memory) = try makeMemory(bytes: bytes, access: access)
+        return try context.addRegion(memory, file: file, access: access)
+    }
+
+    /// Memory for a region, not registered yet.
+    func makeMemory(bytes: Int, access: RemoteAccess) throws(FabricError) -> (
+        file: MemoryFile, memory: UnsafeMutableRawBufferPointer
+    ) {
         guard bytes > 0, bytes <= SoftLimits.regionBytes_max else {
             throw .invalid("a memory region of \(bytes) bytes is out of range: 1 to \(SoftLimits.regionBytes_max)")
         }
@@ -35,8 +49,7 @@ public final class SoftDevice: RDMADevice {
             throw .system(error)
         }
         try MemoryNode.bind(file.base, bytes: file.count, to: context.configuration.memoryNode)
-        let memory = UnsafeMutableRawBufferPointer(start: file.base, count: bytes)
-        return try context.addRegion(memory, file: file, access: access)
+        return (file, UnsafeMutableRawBufferPointer(start: file.base, count: bytes))
     }
 
     public func register(_ memory: UnsafeMutableRawBufferPointer, access: RemoteAccess) throws(FabricError)
@@ -65,7 +78,7 @@ public final class SoftDevice: RDMADevice {
     }
 
     public func nextRequest(until deadline: Deadline) throws(FabricError) -> SoftConnectionRequest? {
-        context.acceptor.nextRequest(until: deadline)
+        context.arrivals.next(until: deadline) { context.acceptor.takeRequest() }
     }
 
     public func connect(
@@ -77,7 +90,10 @@ public final class SoftDevice: RDMADevice {
         let connector = Connector(
             context: context, address: address, send: send, receive: receive, parameters: parameters,
             privateData: privateData, deadline: deadline)
-        return try connector.connect(prepare)
+        guard let result = try connector.connect(prepare) else {
+            throw .unreachable(address, reason: "it can be reached by verbs only")
+        }
+        return result
     }
 
     public func close() { context.close() }

@@ -25,26 +25,21 @@ final class ConnectionManager: @unchecked Sendable {
     let channel: UnsafeMutablePointer<rdma_event_channel>
     private let wakeEvent: EventDescriptor
     private let state = Mutex(State())
-    /// Futex word: counts requests and the closing.
-    private let arrivals: UnsafeMutablePointer<UInt32>
+    let arrivals: Arrivals
     private let thread = Mutex<KernelThread?>(nil)
 
-    init(context: VerbsContext) throws(FabricError) {
+    init(context: VerbsContext, arrivals: Arrivals) throws(FabricError) {
         self.context = context
+        self.arrivals = arrivals
         do throws(KernelError) {
             wakeEvent = try EventDescriptor()
         } catch {
             throw .system(error)
         }
         channel = try Self.makeChannel()
-        arrivals = .allocate(capacity: 1)
-        arrivals.initialize(to: 0)
     }
 
-    deinit {
-        rdma_destroy_event_channel(channel)
-        arrivals.deallocate()
-    }
+    deinit { rdma_destroy_event_channel(channel) }
 
     /// A channel whose events are read without waiting.
     static func makeChannel() throws(FabricError) -> UnsafeMutablePointer<rdma_event_channel> {
@@ -100,15 +95,10 @@ final class ConnectionManager: @unchecked Sendable {
         return FabricAddress(host: address.host, port: UInt16(bigEndian: rdma_get_src_port(identifier)))
     }
 
-    func nextRequest(until deadline: Deadline) -> VerbsConnectionRequest? {
-        while true {
-            let seen = lego_atomic_load_u32(arrivals)
-            let (request, isClosed) = state.withLock { state in
-                (state.requests.isEmpty ? nil : state.requests.removeFirst(), state.isClosed)
-            }
-            if let request { return request }
-            if isClosed || deadline.hasPassed { return nil }
-            Futex.wait(arrivals, while: seen, until: deadline)
+    /// Takes the oldest request, when there is one.
+    func takeRequest() -> (request: VerbsConnectionRequest?, isClosed: Bool) {
+        state.withLock { state in
+            (state.requests.isEmpty ? nil : state.requests.removeFirst(), state.isClosed)
         }
     }
 
@@ -137,7 +127,7 @@ final class ConnectionManager: @unchecked Sendable {
         }
         for request in requests { request.reject() }
         for pair in pairs { pair.disconnect() }
-        announce()
+        arrivals.announce()
         let running = thread.withLock { thread in
             defer { thread = nil }
             return thread
@@ -147,11 +137,6 @@ final class ConnectionManager: @unchecked Sendable {
         AdapterEvents.remove(self)
         // After the thread: destroying an identifier waits for its events to be acknowledged.
         if let listener { rdma_destroy_id(listener) }
-    }
-
-    private func announce() {
-        _ = lego_atomic_add_u32(arrivals, 1)
-        Futex.wake(arrivals, count: .max)
     }
 
     // MARK: The thread
@@ -213,7 +198,7 @@ final class ConnectionManager: @unchecked Sendable {
             state.requests.append(request)
             return true
         }
-        if isQueued { announce() } else { request.reject() }
+        if isQueued { arrivals.announce() } else { request.reject() }
     }
 }
 

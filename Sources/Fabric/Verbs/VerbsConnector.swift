@@ -40,7 +40,7 @@ struct VerbsConnector {
         do throws(FabricError) {
             try resolve(identifier, channel)
             guard identifier.pointee.verbs == context.adapter else {
-                throw .unreachable(address, reason: "the way there leads through another RDMA device than this one")
+                throw .noWay(address, reason: "the way there leads over another one")
             }
             pair = try VerbsQueuePair(
                 context: context, manager: manager, identifier: identifier, send: send, receive: receive,
@@ -83,7 +83,7 @@ struct VerbsConnector {
         }
         _ = try awaitEvent(RDMA_CM_EVENT_ADDR_RESOLVED, channel, "resolving \(address)")
         if rdma_resolve_route(identifier, milliseconds) != 0 {
-            throw .unreachable(address, reason: KernelError("rdma_resolve_route").description)
+            throw .noWay(address, reason: KernelError("rdma_resolve_route").description)
         }
         _ = try awaitEvent(RDMA_CM_EVENT_ROUTE_RESOLVED, channel, "finding the way to \(address)")
     }
@@ -109,7 +109,7 @@ struct VerbsConnector {
         while true {
             if let event = ConnectionEvent(from: channel) {
                 if event.kind == kind { return event }
-                throw .unreachable(address, reason: reason(event))
+                throw failure(event)
             }
             do throws(KernelError) {
                 try Sockets.wait(for: channel.pointee.fd, Int16(POLLIN), until: deadline, "poll")
@@ -120,9 +120,13 @@ struct VerbsConnector {
         }
     }
 
-    private func reason(_ event: ConnectionEvent) -> String {
-        if event.kind == RDMA_CM_EVENT_REJECTED { return "it refused the connection" }
+    private func failure(_ event: ConnectionEvent) -> FabricError {
+        if event.kind == RDMA_CM_EVENT_REJECTED { return .unreachable(address, reason: "it refused the connection") }
         let name = rdma_event_str(event.kind).map { String(cString: $0) } ?? "event \(event.kind.rawValue)"
-        return event.status < 0 ? "\(name): \(KernelError.text(-event.status))" : name
+        let reason = event.status < 0 ? "\(name): \(KernelError.text(-event.status))" : name
+        let isWayless =
+            event.kind == RDMA_CM_EVENT_ADDR_ERROR || event.kind == RDMA_CM_EVENT_ROUTE_ERROR
+            || event.kind == RDMA_CM_EVENT_UNREACHABLE
+        return isWayless ? .noWay(address, reason: reason) : .unreachable(address, reason: reason)
     }
 }

@@ -5,12 +5,16 @@ import Kernel
 /// through the one adapter that the device opened.
 public final class VerbsDevice: RDMADevice {
     private let context: VerbsContext
-    private let manager: ConnectionManager
+    let manager: ConnectionManager
 
     /// Opens the adapter that the configuration asks for. Throws `noDevice` when there is none with an active port.
-    public init(configuration: VerbsDeviceConfiguration = VerbsDeviceConfiguration()) throws(FabricError) {
+    public convenience init(configuration: VerbsDeviceConfiguration = VerbsDeviceConfiguration()) throws(FabricError) {
+        try self.init(configuration: configuration, arrivals: Arrivals())
+    }
+
+    init(configuration: VerbsDeviceConfiguration, arrivals: Arrivals) throws(FabricError) {
         context = try VerbsContext(configuration: configuration)
-        manager = try ConnectionManager(context: context)
+        manager = try ConnectionManager(context: context, arrivals: arrivals)
         try manager.start()
     }
 
@@ -48,7 +52,7 @@ public final class VerbsDevice: RDMADevice {
     }
 
     public func nextRequest(until deadline: Deadline) throws(FabricError) -> VerbsConnectionRequest? {
-        manager.nextRequest(until: deadline)
+        manager.arrivals.next(until: deadline) { manager.takeRequest() }
     }
 
     public func connect(

@@ -25,6 +25,10 @@ public enum RackKeys {
         "rack.api", default: NetworkAddress(host: "127.0.0.1", port: 0),
         comment: "Where legoctl connects to the manager. Port 0 takes any free port.")
 
+    public static let fabric = ConfigurationKey.word(
+        "rack.fabric", default: "automatic", of: CommonKeys.paths,
+        comment: "How the components reach each other: see component.fabric of any component.")
+
     public static let logLevel = ConfigurationKey.word(
         "rack.log-level", default: "info", of: ["trace", "debug", "info", "notice", "warning", "error", "critical"],
         comment: "The least severe entries in the components' logs.")
@@ -69,8 +73,8 @@ public enum RackKeys {
             "Sizes: 512MiB, 1GiB or bytes.",
         ],
         keys: [
-            processors, memories, storages, state, manager, api, logLevel, memorySize, excache, logSize, temporarySize,
-            tree, path,
+            processors, memories, storages, state, manager, api, fabric, logLevel, memorySize, excache, logSize,
+            temporarySize, tree, path,
             componentSize, componentExcache, componentLogLevel,
         ],
         tableComments: [

@@ -22,7 +22,10 @@ struct RackPlan: Equatable {
         self.stateDirectory = stateDirectory
         let managerAddress = settings[RackKeys.manager]
         func level(_ name: String) -> [String] {
-            ["--log-level", settings[RackKeys.componentLogLevel, name: name] ?? settings[RackKeys.logLevel]]
+            [
+                "--fabric", settings[RackKeys.fabric], "--log-level",
+                settings[RackKeys.componentLogLevel, name: name] ?? settings[RackKeys.logLevel],
+            ]
         }
         manager = Daemon(
             name: "manager", kind: "manager",

@@ -33,7 +33,7 @@ final class FakeComponent: Sendable {
         self.name = name
         self.capacity = capacity
         node = try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: name.isEmpty ? "fake" : name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 4096))
         node.register(RackFunction.startProgram, ManagerProcessorStart.self, ProcessorManagerStarted.self) {

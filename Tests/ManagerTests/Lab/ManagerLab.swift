@@ -58,7 +58,7 @@ final class ManagerLab: Sendable {
         var configuration = ManagerConfiguration(stateDirectory: directory + "/state")
         change(&configuration)
         let node = try RackNode(
-            device: SoftDevice(),
+            device: RackDevice(),
             configuration: LiteConfiguration(
                 name: "manager", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 4096))
         do {

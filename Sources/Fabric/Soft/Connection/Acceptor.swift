@@ -19,31 +19,31 @@ final class Acceptor: @unchecked Sendable {
     }
 
     private let state = Mutex(State())
-    /// Futex word: counts arrivals and the closing.
-    private let arrivals: UnsafeMutablePointer<UInt32>
+    private let arrivals: Arrivals
     static let greetingTimeout: Duration = .seconds(5)
 
-    init() {
-        arrivals = .allocate(capacity: 1)
-        arrivals.initialize(to: 0)
-    }
-
-    deinit { arrivals.deallocate() }
+    init(arrivals: Arrivals) { self.arrivals = arrivals }
 
     // MARK: The owner of the device
 
     func listen(on address: FabricAddress, context: SoftContext) throws(FabricError) -> FabricAddress {
+        try listen(Sockets.listen(on: address), on: address, context: context)
+    }
+
+    /// Listens with a socket that has been bound to the address. Answers the address with the port that it has.
+    func listen(_ socket: consuming Descriptor, on address: FabricAddress, context: SoftContext) throws(FabricError)
+        -> FabricAddress
+    {
         let mayListen = state.withLock { state in
             if state.isListening || state.isClosed { return false }
             state.isListening = true
             return true
         }
         if !mayListen { throw .invalid("another listener: a device has at most one, and none once closed") }
-        let socket = try Sockets.listen(on: address)
         let port = Sockets.localPort(socket.raw)
         let stream = Listener(socket, isLocal: false, context: context)
         do throws(KernelError) {
-            if context.configuration.transport != .tcp {
+            if context.offers & AcceptorGreeting.offersSharedMemory != 0 {
                 let local = Listener(try Sockets.listenLocal(context.instance), isLocal: true, context: context)
                 try local.watch()
                 state.withLock { $0.listeners.append(local) }
@@ -56,15 +56,10 @@ final class Acceptor: @unchecked Sendable {
         return FabricAddress(host: address.host, port: port)
     }
 
-    func nextRequest(until deadline: Deadline) -> SoftConnectionRequest? {
-        while true {
-            let seen = lego_atomic_load_u32(arrivals)
-            let (request, isClosed) = state.withLock { state in
-                (state.requests.isEmpty ? nil : state.requests.removeFirst(), state.isClosed)
-            }
-            if let request { return request }
-            if isClosed || deadline.hasPassed { return nil }
-            Futex.wait(arrivals, while: seen, until: deadline)
+    /// Takes the oldest request, when there is one.
+    func takeRequest() -> (request: SoftConnectionRequest?, isClosed: Bool) {
+        state.withLock { state in
+            (state.requests.isEmpty ? nil : state.requests.removeFirst(), state.isClosed)
         }
     }
 
@@ -83,12 +78,7 @@ final class Acceptor: @unchecked Sendable {
         for connection in greeted { connection.unwatch() }
         for connection in local { connection.unwatch() }
         for request in requests { request.reject() }
-        announce()
-    }
-
-    private func announce() {
-        _ = lego_atomic_add_u32(arrivals, 1)
-        Futex.wake(arrivals, count: .max)
+        arrivals.announce()
     }
 
     // MARK: On the device's thread
@@ -124,7 +114,7 @@ final class Acceptor: @unchecked Sendable {
             state.requests.append(request)
             return true
         }
-        if isQueued { announce() } else { request.reject() }
+        if isQueued { arrivals.announce() } else { request.reject() }
     }
 
     /// Drops connections that have not made their request in time; answers when the next one will be dropped.

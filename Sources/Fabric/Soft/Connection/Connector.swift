@@ -13,9 +13,11 @@ struct Connector {
     let privateData: [UInt8]
     let deadline: Deadline
 
-    func connect(_ prepare: (SoftQueuePair) throws(FabricError) -> Void) throws(FabricError) -> (
-        SoftQueuePair, privateData: [UInt8]
-    ) {
+    /// nil when the peer has an adapter, and `hasAdapter` says that this side has one too: verbs are the better way
+    /// to another host.
+    func connect(hasAdapter: Bool = false, _ prepare: (SoftQueuePair) throws(FabricError) -> Void) throws(FabricError)
+        -> (SoftQueuePair, privateData: [UInt8])?
+    {
         let stream = try Sockets.connect(to: address, until: deadline)
         let bytes = try greeted("receiving the greeting of \(address)") { () throws(KernelError) in
             try Sockets.receive(stream.raw, count: AcceptorGreeting.encodedSize, until: deadline)
@@ -24,11 +26,14 @@ struct Connector {
             throw .protocolViolation("\(address) is no fabric device of this version")
         }
         if let local = localSocket(greeting) { return try connectShared(greeting, local, prepare) }
+        if hasAdapter, greeting.offers & AcceptorGreeting.offersVerbs != 0 { return nil }
         guard context.configuration.transport != .sharedMemory else {
             throw .unreachable(address, reason: "it is not on this host, and only shared memory is allowed")
         }
         guard greeting.offers & AcceptorGreeting.offersTCP != 0 else {
-            throw .unreachable(address, reason: "it is not on this host, and allows only shared memory")
+            let allowed =
+                greeting.offers & AcceptorGreeting.offersVerbs != 0 ? "verbs" : "shared memory on its own host"
+            throw .unreachable(address, reason: "it can be reached by \(allowed) only")
         }
         return try connectStream(greeting, stream, prepare)
     }

@@ -7,6 +7,8 @@ struct AcceptorGreeting: WireMessage {
     static let encodedSize = 64
     static let offersSharedMemory: UInt16 = 1
     static let offersTCP: UInt16 = 2
+    /// An RDMA adapter listens at the same address and port.
+    static let offersVerbs: UInt16 = 4
 
     /// Names the device; also the name of its Unix socket.
     var instance: InstanceID

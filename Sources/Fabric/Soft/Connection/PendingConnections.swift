@@ -61,11 +61,8 @@ final class GreetedConnection: EventHandler, PendingConnection, @unchecked Senda
     }
 
     func start() {
-        let transport = context.configuration.transport
         let greeting = AcceptorGreeting(
-            instance: context.instance, host: context.host, nonce: nonce,
-            offers: (transport != .tcp ? AcceptorGreeting.offersSharedMemory : 0)
-                | (transport != .sharedMemory ? AcceptorGreeting.offersTCP : 0))
+            instance: context.instance, host: context.host, nonce: nonce, offers: context.offers)
         guard context.acceptor.add(self) else { return }
         do throws(KernelError) {
             try Sockets.sendGreeting(raw, greeting.encoded(AcceptorGreeting.encodedSize))
@@ -88,7 +85,7 @@ final class GreetedConnection: EventHandler, PendingConnection, @unchecked Senda
     private func makeRequest() {
         let greeting = request.withUnsafeBytes { PairGreeting(decoding: $0) }
         guard let greeting, greeting.kind == .request, greeting.nonce == nonce,
-            context.configuration.transport != .sharedMemory,
+            context.offers & AcceptorGreeting.offersTCP != 0,
             context.acceptor.take(nonce) != nil
         else { return drop() }
         unwatch()
