@@ -7,7 +7,7 @@ extension LiteNode {
     /// `count` bytes of the peer's pool at `remoteOffset`, until `endAccess`; nil when the peer is not on this host, is
     /// lost, has not been transferred from or to yet, or does not allow the access. The peer cannot give the memory to
     /// anybody else meanwhile: keep it short, and wait for nothing but the kernel. Any thread; three locked instructions.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func beginAccess(_ peer: LitePeer, remoteOffset: UInt64, count: Int, _ access: RemoteAccess)
         -> UnsafeMutableRawPointer?
     {
@@ -26,7 +26,7 @@ extension LiteNode {
     }
 
     /// Ends an access that `beginAccess` has begun.
-    @specialized(where Device == SoftDevice)
+    @specialized(where Device == HybridDevice)
     public func endAccess(_ peer: LitePeer) {
         guard let link = link(of: peer) else { return }
         // The mark that keeps the port alive is taken off last.

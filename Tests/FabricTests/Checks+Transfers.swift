@@ -132,6 +132,46 @@ enum Checks {
         }
     }
 
+    /// A thousand requests are taken before the first completion is: all end well and in order, in both queues.
+    static func thousandOutstanding<Device>(_ bench: Bench<Device>) throws {
+        let count = 1000
+        var parameters = QueuePairParameters()
+        parameters.sendRequests_max = 1024
+        parameters.receiveRequests_max = 1024
+        try bench.withLab(bytes: 4 << 20, parameters: parameters) { lab in
+            let (left, right) = (lab.left, lab.right)
+            left.fill(0, 1 << 20, seed: 5)
+            right.fill(2 << 20, 1 << 20, seed: 6)
+            for id in 0..<count { #expect(right.postReceive([right.element(1 << 20 | id * 64, 64)], id: UInt64(id))) }
+            for id in 0..<count {
+                let isPosted =
+                    switch id % 3 {
+                    case 0: left.post(.send, [left.element(id * 1024, 61)], id: UInt64(id))
+                    case 1:
+                        left.post(.write, [left.element(id * 1024, 1001)], id: UInt64(id), to: right.remote(id * 1024))
+                    default:
+                        left.post(
+                            .read, [left.element(2 << 20 | id * 1024, 1003)], id: UInt64(id),
+                            to: right.remote(2 << 20 | id * 1024))
+                    }
+                #expect(isPosted, "request \(id)")
+            }
+            for id in 0..<count {
+                let completion = try left.expectNext(.success)
+                #expect(completion.id == UInt64(id))
+            }
+            for (index, id) in stride(from: 0, to: count, by: 3).enumerated() {
+                let received = try right.expectNext(.success)
+                #expect(received.id == UInt64(index) && received.count == 61)
+                #expect(areEqual(left, id * 1024, right, 1 << 20 | index * 64, 61))
+            }
+            for id in 0..<count where id % 3 == 1 { #expect(areEqual(left, id * 1024, right, id * 1024, 1001)) }
+            for id in 0..<count where id % 3 == 2 {
+                #expect(areEqual(left, 2 << 20 | id * 1024, right, 2 << 20 | id * 1024, 1003))
+            }
+        }
+    }
+
     /// What a WRITE before a SEND wrote is there when the SEND has been received.
     static func ordering<Device>(_ bench: Bench<Device>) throws {
         try bench.withLab(bytes: 256 << 10) { lab in

@@ -16,6 +16,11 @@ import Testing
     func manyOutstanding(kind: DeviceKind) throws { try kind.run(Checks.manyOutstanding, Checks.manyOutstanding) }
 
     @Test(arguments: DeviceKind.tested)
+    func thousandOutstanding(kind: DeviceKind) throws {
+        try kind.run(Checks.thousandOutstanding, Checks.thousandOutstanding)
+    }
+
+    @Test(arguments: DeviceKind.tested)
     func ordering(kind: DeviceKind) throws { try kind.run(Checks.ordering, Checks.ordering) }
 
     @Test(arguments: DeviceKind.tested)

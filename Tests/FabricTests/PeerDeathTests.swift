@@ -8,14 +8,14 @@ import Testing
 @Suite(.serialized) struct PeerDeathTests {
     /// The parent's end: accepts one connection and keeps many transfers to the child's memory and back under way until
     /// they fail.
-    private static func survive(_ device: SoftDevice, link: LinkKind) throws {
+    private static func survive<Device: RDMADevice>(_ device: Device, link: LinkKind) throws {
         guard let request = try device.nextRequest(until: .after(labTimeout)) else { throw LabError("no request") }
         let queue = try device.makeCompletionQueue(capacity: 1024)
         let region = try device.allocate(bytes: 8 << 20, access: .all)
         let parameters = QueuePairParameters()
         let pair = try request.accept(
             send: queue, receive: queue, parameters: parameters, privateData: [UInt8](),
-            prepare: { (_: SoftQueuePair) in })
+            prepare: { (_: Device.Pair) in })
         let side = Side(device: device, queue: queue, region: region, pair: pair)
         #expect(pair.link == link)
         // The child tells where its memory is.
@@ -49,14 +49,14 @@ import Testing
     }
 
     /// The child's end.
-    private static func die(port: UInt16, transport: SoftDeviceConfiguration.Transport) throws {
-        let device = try SoftDevice(configuration: SoftDeviceConfiguration(transport: transport))
+    private static func die<Device>(_ bench: Bench<Device>, port: UInt16) throws {
+        let device = try (bench.makeLeft ?? bench.make)()
         let queue = try device.makeCompletionQueue(capacity: 1024)
         let region = try device.allocate(bytes: 8 << 20, access: .all)
         let (pair, _) = try device.connect(
-            to: FabricAddress(host: "127.0.0.1", port: port), send: queue, receive: queue,
+            to: FabricAddress(host: bench.host, port: port), send: queue, receive: queue,
             parameters: QueuePairParameters(), privateData: [UInt8](), until: .after(labTimeout),
-            prepare: { (_: SoftQueuePair) in })
+            prepare: { (_: Device.Pair) in })
         let side = Side(device: device, queue: queue, region: region, pair: pair)
         region.base.storeBytes(of: region.remoteAddress, as: UInt64.self)
         region.base.storeBytes(of: region.remoteKey, toByteOffset: 8, as: UInt32.self)
@@ -69,44 +69,38 @@ import Testing
         kill(getpid(), SIGKILL)
     }
 
-    /// A child that is cut off from its parent ends itself.
-    private static func armDeadline() { alarm(60) }
+    /// A child process that connects and dies.
+    private static func killChild(_ kind: DeviceKind, port: UInt16) async {
+        await #expect(processExitsWith: .signal(SIGKILL)) { [port = port as UInt16, name = kind.rawValue as String] in
+            // Cut off from its parent it ends itself.
+            alarm(60)
+            let kind = try #require(DeviceKind(rawValue: name))
+            try kind.run({ try Self.die($0, port: port) }, { try Self.die($0, port: port) })
+        }
+    }
 
-    @Test func killedOverSharedMemory() async throws {
-        let device = try SoftDevice(configuration: SoftDeviceConfiguration(transport: .sharedMemory))
-        let address = try device.listen(on: FabricAddress(host: "127.0.0.1", port: 0))
-        let port = address.port
+    private static func killedPeers<Device>(_ bench: Bench<Device>, _ kind: DeviceKind, link: LinkKind) async throws {
+        let device = try bench.make()
+        let address = try device.listen(on: FabricAddress(host: bench.host, port: 0))
         for _ in 0..<5 {
             let outcome = Mutex<(any Error)?>(nil)
             let thread = try KernelThread(name: "survivor") {
-                do { try Self.survive(device, link: .sharedMemory) } catch { outcome.withLock { $0 = error } }
+                do { try survive(device, link: link) } catch { outcome.withLock { $0 = error } }
             }
-            await #expect(processExitsWith: .signal(SIGKILL)) { [port = port as UInt16] in
-                Self.armDeadline()
-                try Self.die(port: port, transport: .sharedMemory)
-            }
+            await killChild(kind, port: address.port)
             thread.join()
             if let error = outcome.withLock({ $0 }) { throw error }
         }
         device.close()
     }
 
-    @Test func killedOverTCP() async throws {
-        let device = try SoftDevice(configuration: SoftDeviceConfiguration(transport: .tcp))
-        let address = try device.listen(on: FabricAddress(host: "127.0.0.1", port: 0))
-        let port = address.port
-        for _ in 0..<5 {
-            let outcome = Mutex<(any Error)?>(nil)
-            let thread = try KernelThread(name: "survivor") {
-                do { try Self.survive(device, link: .tcp) } catch { outcome.withLock { $0 = error } }
-            }
-            await #expect(processExitsWith: .signal(SIGKILL)) { [port = port as UInt16] in
-                Self.armDeadline()
-                try Self.die(port: port, transport: .tcp)
-            }
-            thread.join()
-            if let error = outcome.withLock({ $0 }) { throw error }
+    @Test(arguments: DeviceKind.tested)
+    func killed(kind: DeviceKind) async throws {
+        switch kind {
+        case .sharedMemory: try await Self.killedPeers(softBench(.sharedMemory), kind, link: .sharedMemory)
+        case .tcp: try await Self.killedPeers(softBench(.tcp), kind, link: .tcp)
+        case .verbs:
+            if try VerbsHost.isPresent() { try await Self.killedPeers(VerbsHost.bench, kind, link: .verbs) }
         }
-        device.close()
     }
 }
