@@ -43,12 +43,12 @@ sys.exit(sum(c["health"] == "healthy" for c in components) != int(sys.argv[1]))'
 
 say "a rack over verbs: manager, processor and a memory component on $near, a memory and a storage component on $far"
 start manager lego-manager --listen $near:7070 --api $LEGO_RACK --state $state/manager --lease 10s
-eventually 60 legoctl status >/dev/null 2>&1 || fail "the manager does not start"
+eventually 60 healthy 1 || fail "the manager does not start: $(legoctl status 2>&1)"
 start memory0 lego-memory --name memory0 --manager $near:7070 --listen $near:0 --size 256MiB
 start memory1 lego-memory --name memory1 --manager $near:7070 --listen $far:0 --size 256MiB
 start storage0 lego-storage --name storage0 --manager $near:7070 --listen $far:0 --tree overlay --path / --state $state/storage0 --hide $state
 start processor0 lego-processor --name processor0 --manager $near:7070 --listen $near:0 --excache 64MiB --state $state/processor0
-eventually 120 healthy 4 || fail "not all components are healthy"
+eventually 120 healthy 5 || fail "not all components are healthy: $(legoctl status 2>&1)"
 legoctl status
 
 say "sort"

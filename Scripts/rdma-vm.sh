@@ -49,7 +49,7 @@ fetch_kernel() {
   mv "$cache/unpacked" "$cache/kernel"
 }
 
-(install_packages qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers rdmacm-utils) ||
+(install_packages qemu-system-x86 busybox-static cpio kmod iproute2 rdma-core ibverbs-providers) ||
   skip "QEMU cannot be installed"
 mkdir -p "$cache"
 exec 9>"$cache/lock"
@@ -74,7 +74,7 @@ trap 'exit 130' INT TERM
 tree=$work/tree
 mkdir -p "$tree"/{bin,modules,proc,sys,dev,root} "$work/out"
 cp "$(command -v busybox)" "$tree/bin/busybox"
-for module in crc32_generic crc32_pclmul rdma_rxe rdma_ucm 9pnet_virtio 9p virtio_pci veth overlay fuse; do
+for module in crc32_generic crc32_pclmul rdma_rxe rdma_ucm 9pnet_virtio 9p virtio_pci veth overlay fuse tcp_diag; do
   modprobe -d "$cache/kernel" -S "$version" --show-depends "$module" 2>/dev/null || true
 done | awk '$1 == "insmod" && !seen[$2]++ {print $2}' | while read -r file; do
   cp "$file" "$tree/modules/"

@@ -3,7 +3,8 @@ import Glibc
 import Kernel
 import Testing
 
-/// What an adapter reports of itself ends the connections over it, as the peer's death would.
+/// What an adapter reports of itself ends the connections over it, as the peer's death would. To be run in a process of
+/// its own, after the others: Soft-RoCE's connection manager does not recover from a message that found no way out.
 @Suite(.serialized) struct AdapterEventTests {
     /// Shell commands that take the link of the first adapter of LEGO_TEST_VERBS down, and that bring it back.
     private static let commands: (down: String, up: String)? = {
@@ -18,7 +19,6 @@ import Testing
             let left = lab.left
             for id in 0..<4 { #expect(left.postReceive([left.element(0, 8)], id: UInt64(id))) }
             #expect(system(commands.down) == 0)
-            // The next connection needs it again, whatever becomes of this one.
             defer { #expect(system(commands.up) == 0) }
             for id in 0..<4 {
                 let completion = try left.expectNext(.flushed)
@@ -27,10 +27,6 @@ import Testing
             #expect(!left.pair.isConnected)
             #expect(left.post(.write, [left.element(0, 8)], id: 9, to: lab.right.remote()))
             #expect(try left.expectNext(.flushed).id == 9)
-        }
-        try VerbsHost.bench.withLab(bytes: 4096) { lab in
-            #expect(lab.left.post(.write, [lab.left.element(0, 8)], to: lab.right.remote()))
-            try lab.left.expectNext(.success)
         }
     }
 }
