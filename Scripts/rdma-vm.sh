@@ -104,8 +104,7 @@ for part in /tmp /run /var/tmp /dev/shm; do $b mkdir -p /root$part && $b mount -
 $b mkdir -p /root/run/lego-vm/out
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out /root/run/lego-vm/out
 $b cp /guest /command /root/run/lego-vm/
-$b chroot /root /bin/bash /run/lego-vm/guest
-$b poweroff -f
+exec $b switch_root /root /bin/busybox sh -c "bash /run/lego-vm/guest; $b poweroff -f"
 INIT
 chmod +x "$tree/init"
 (cd "$tree" && find . | cpio -o -H newc --quiet | gzip -1 >"$work/initramfs")

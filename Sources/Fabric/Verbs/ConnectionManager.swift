@@ -179,15 +179,22 @@ final class ConnectionManager: @unchecked Sendable {
     private func handle(_ event: ConnectionEvent) {
         if event.kind == RDMA_CM_EVENT_CONNECT_REQUEST { return queue(event) }
         let pair = state.withLock { $0.pairs[UInt(bitPattern: event.identifier)]?.pair }
-        guard let pair else { return }
+        guard let pair else { return forgetRequest(event.identifier) }
         switch event.kind {
-        case RDMA_CM_EVENT_ESTABLISHED: pair.becomeConnected()
         case RDMA_CM_EVENT_DISCONNECTED, RDMA_CM_EVENT_CONNECT_ERROR, RDMA_CM_EVENT_UNREACHABLE,
             RDMA_CM_EVENT_REJECTED, RDMA_CM_EVENT_DEVICE_REMOVAL:
             pair.disconnect()
-            Futex.wake(pair.state, count: .max)
         default: break
         }
+    }
+
+    /// The initiator of a request that nobody has answered has given up.
+    private func forgetRequest(_ identifier: Identifier) {
+        let request = state.withLock { state -> VerbsConnectionRequest? in
+            guard let index = state.requests.firstIndex(where: { $0.identifier == identifier }) else { return nil }
+            return state.requests.remove(at: index)
+        }
+        request?.reject()
     }
 
     private func queue(_ event: ConnectionEvent) {

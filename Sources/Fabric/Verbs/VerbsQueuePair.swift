@@ -28,7 +28,7 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
     private let inline_max: Int
     /// Where the adapter copies fewer bytes inline than were asked for: registered memory that takes the copies.
     private let bounce: VerbsRegion?
-    /// Futex word, a `State`.
+    /// A `State`.
     let state: UnsafeMutablePointer<UInt32>
     /// The connection manager's thread has torn the connection down.
     let isTornDown = Atomic<Bool>(false)
@@ -257,7 +257,7 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
         ibv_modify_qp(pair, &attributes, Int32(IBV_QP_STATE.rawValue))
     }
 
-    /// The peer has agreed.
+    /// Both sides have agreed.
     func becomeConnected() {
         var attributes = ibv_qp_attr()
         // 82 ms between a sender's attempts while no receive is posted; with 6 repetitions it gives up after half a
@@ -266,6 +266,5 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
         ibv_modify_qp(pair, &attributes, Int32(IBV_QP_MIN_RNR_TIMER.rawValue))
         var expected = State.connecting.rawValue
         _ = lego_atomic_compare_exchange_u32(state, &expected, State.connected.rawValue)
-        Futex.wake(state, count: .max)
     }
 }
