@@ -69,7 +69,7 @@ struct ConfigurationTests {
         (
             "[memory]\nsiez = \"1GiB\"\n",
             "memory.toml:2: unknown key 'memory.siez'; known: memory.size, memory.prefault, component.name, "
-                + "component.listen, component.manager, component.log-level"
+                + "component.listen, component.manager, component.fabric, component.adapter, component.log-level"
         ),
         ("\n\n[memroy]\nsize = \"1GiB\"\n", "memory.toml:3: unknown table 'memroy'; known: memory, component"),
         ("memory = 5\n", "memory.toml:1: key 'memory' is 5; allowed: a table [memory]"),
@@ -82,7 +82,7 @@ struct ConfigurationTests {
         (
             "[memory]\nzzz = 1\n[component]\naaa = 1\n",
             "memory.toml:2: unknown key 'memory.zzz'; known: memory.size, memory.prefault, component.name, "
-                + "component.listen, component.manager, component.log-level"
+                + "component.listen, component.fabric, component.manager, component.adapter, component.log-level"
         ),
     ]
 

@@ -155,7 +155,8 @@ struct RackRecordTests {
         #expect(plan.processors.map(\.name) == ["processor0"])
         #expect(
             plan.stores[1].arguments == [
-                "--name", "memory1", "--listen", "127.0.0.1:0", "--size", "\(128 << 20)", "--log-level", "error",
+                "--name", "memory1", "--listen", "127.0.0.1:0", "--size", "\(128 << 20)", "--fabric", "automatic",
+                "--log-level", "error",
             ])
         #expect(plan.stores[0].arguments.contains("\(64 << 20)"))
         #expect(plan.stores[2].arguments.contains("/s/storage0"))
