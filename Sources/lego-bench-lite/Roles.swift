@@ -34,7 +34,7 @@ enum NodeRole {
             name: name, listen: FabricAddress(host: Bench.host, port: 0), poolBytes: Int(Bench.arenaBytes) + staging)
         lite.messageBytes_max = LiteService.messageBytes
         lite.queuePairsPerPeer = 4
-        let node = try RackNode(device: SoftDevice(), configuration: lite)
+        let node = try RackNode(device: RackDevice(), configuration: lite)
         let service = try LiteService(
             node: node, configuration: configuration, logger: Logger(label: name) { _ in SwiftLogNoOpLogHandler() })
         try node.start()
