@@ -123,7 +123,7 @@ let package = Package(
         .executableTarget(
             name: "lego-manager", dependencies: ["ManagerService"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "lego-lite", dependencies: ["LiteService"] + frame, swiftSettings: strict),
+            name: "lego-lite", dependencies: ["LiteService", "CLinux"] + frame, swiftSettings: strict),
         .executableTarget(
             name: "legoctl",
             dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],

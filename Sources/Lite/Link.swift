@@ -62,6 +62,8 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     // Written during set-up under the membership lock, before the link is joined; constant from then on.
     private(set) var remoteNode = NodeID(rawValue: 0)
     private(set) var pairCount: Int
+    /// Of these the last are kept for transfers that ask for them.
+    private let reservedPairs: Int
     /// Calls under way at a time, and bytes of a message: the lesser of what the two sides allow.
     private(set) var callLimit = 0
     private(set) var messageLimit = 0
@@ -112,6 +114,7 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
         outboxKey = outboxRegion.localKey
         regions = (inboxRegion, outboxRegion)
         pairCount = configuration.queuePairsPerPeer
+        reservedPairs = configuration.reservedQueuePairs
         ports = .allocate(capacity: LiteLimit.queuePairs.upperBound)
         ports.initialize(repeating: nil, count: LiteLimit.queuePairs.upperBound)
         calls = SlotSet(capacity: layout.calls)
@@ -201,6 +204,14 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     @inline(__always)
     func responsePair(_ slot: Int) -> Int {
         isInitiator ? slot % (pairCount / 2) * 2 + 1 : slot % ((pairCount + 1) / 2) * 2
+    }
+
+    /// The queue pair for a transfer in this slot.
+    @inline(__always)
+    func transferPair(_ slot: Int, on pairs: TransferPairs) -> Int {
+        let reserved = min(reservedPairs, pairCount - 1)
+        if reserved == 0 { return slot % pairCount }
+        return pairs == .reserved ? pairCount - 1 - slot % reserved : slot % (pairCount - reserved)
     }
 
     @inline(__always)

@@ -21,24 +21,31 @@ extension LiteNode {
     /// open for reading, is answered `accessRefused` before anything is sent. At the deadline the connection to the peer is
     /// ended, as nothing else keeps late bytes from landing.
     @specialized(where Device == HybridDevice)
-    public func read(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
-        transfer(.read, .read, peer, pieces, until: deadline)
+    public func read(
+        _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, on pairs: TransferPairs = .common,
+        until deadline: Deadline
+    ) -> Status {
+        transfer(.read, .read, peer, pieces, on: pairs, until: deadline)
     }
 
     /// Copies from this node's pool into the peer's, one-sided. On an error any part of the remote memory may have been written.
     /// Refusals and deadline as for `read`.
     @specialized(where Device == HybridDevice)
-    public func write(_ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, until deadline: Deadline) -> Status {
-        transfer(.write, .write, peer, pieces, until: deadline)
+    public func write(
+        _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, on pairs: TransferPairs = .common,
+        until deadline: Deadline
+    ) -> Status {
+        transfer(.write, .write, peer, pieces, on: pairs, until: deadline)
     }
 
     /// Adds to an aligned 8-byte word of the peer's pool; answers its former value through `former`. Refusals and deadline as for
     /// `read`.
     @specialized(where Device == HybridDevice)
     public func fetchAdd(
-        _ peer: LitePeer, remoteOffset: UInt64, add: UInt64, former: inout UInt64, until deadline: Deadline
+        _ peer: LitePeer, remoteOffset: UInt64, add: UInt64, former: inout UInt64, on pairs: TransferPairs = .common,
+        until deadline: Deadline
     ) -> Status {
-        atomic(.fetchAdd, peer, remoteOffset, operand: add, swap: 0, &former, until: deadline)
+        atomic(.fetchAdd, peer, remoteOffset, operand: add, swap: 0, &former, on: pairs, until: deadline)
     }
 
     /// Stores `desired` in an aligned 8-byte word of the peer's pool if it holds `expected`; answers its former value. Refusals
@@ -46,9 +53,9 @@ extension LiteNode {
     @specialized(where Device == HybridDevice)
     public func compareSwap(
         _ peer: LitePeer, remoteOffset: UInt64, expected: UInt64, desired: UInt64, former: inout UInt64,
-        until deadline: Deadline
+        on pairs: TransferPairs = .common, until deadline: Deadline
     ) -> Status {
-        atomic(.compareSwap, peer, remoteOffset, operand: expected, swap: desired, &former, until: deadline)
+        atomic(.compareSwap, peer, remoteOffset, operand: expected, swap: desired, &former, on: pairs, until: deadline)
     }
 
     // MARK: Pieces
@@ -56,7 +63,7 @@ extension LiteNode {
     @inline(__always)
     private func transfer(
         _ opcode: WorkOpcode, _ right: RemoteAccess, _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>,
-        until deadline: Deadline
+        on pairs: TransferPairs, until deadline: Deadline
     ) -> Status {
         guard let link = link(of: peer) else { return .peerLost }
         if link.isLost { return .peerLost }
@@ -69,7 +76,7 @@ extension LiteNode {
         case .success(let taken): slot = taken
         case .failure(let status): return status.status
         }
-        guard let port = link.ports[slot % link.pairCount] else {
+        guard let port = link.ports[link.transferPair(slot, on: pairs)] else {
             link.giveTransfer(slot)
             return .peerLost
         }
@@ -149,7 +156,7 @@ extension LiteNode {
     @inline(__always)
     private func atomic(
         _ opcode: WorkOpcode, _ peer: LitePeer, _ remoteOffset: UInt64, operand: UInt64, swap: UInt64,
-        _ former: inout UInt64, until deadline: Deadline
+        _ former: inout UInt64, on pairs: TransferPairs, until deadline: Deadline
     ) -> Status {
         guard let link = link(of: peer) else { return .peerLost }
         if link.isLost { return .peerLost }
@@ -161,7 +168,7 @@ extension LiteNode {
         case .success(let taken): slot = taken
         case .failure(let status): return status.status
         }
-        guard let port = link.ports[slot % link.pairCount] else {
+        guard let port = link.ports[link.transferPair(slot, on: pairs)] else {
             link.giveTransfer(slot)
             return .peerLost
         }

@@ -115,6 +115,8 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
             }
         }
         try check("queuePairsPerPeer", configuration.queuePairsPerPeer, LiteLimit.queuePairs)
+        try check(
+            "reservedQueuePairs", configuration.reservedQueuePairs, 0...(configuration.queuePairsPerPeer - 1))
         try check("callsPerPeer_max", configuration.callsPerPeer_max, LiteLimit.calls)
         try check("messageBytes_max", configuration.messageBytes_max, LiteLimit.messageBytes)
         try check("peers_max", configuration.peers_max, LiteLimit.peers)

@@ -16,6 +16,9 @@ public struct LiteConfiguration: Sendable {
     /// Queue pairs to each peer, shared by all threads (K in LITE §6.2): half carry the calls of one side, half the other's. 2 to
     /// 16; the lesser of the two nodes' numbers is used.
     public var queuePairsPerPeer = 2
+    /// How many of them carry no transfers but those that ask for `TransferPairs.reserved` (HW-Sep in LITE §6.2). One at least
+    /// is left for the others.
+    public var reservedQueuePairs = 0
     /// Calls to one peer that may be under way at a time; a further caller waits for a slot. 1 to 1024; the lesser of the two
     /// nodes' numbers is used, here and for `messageBytes_max`.
     public var callsPerPeer_max = 64
@@ -75,6 +78,13 @@ public enum HandlerThread: Sendable {
     case poller
     /// On one of the node's workers: may block, call and transfer.
     case worker
+}
+
+/// Which of a peer's queue pairs carry a transfer. Without reserved ones there is no difference.
+public enum TransferPairs: Sendable {
+    case common
+    /// Those that `LiteConfiguration.reservedQueuePairs` sets apart.
+    case reserved
 }
 
 /// One contiguous piece of a one-sided transfer. `local` lies in this node's pool, `remoteOffset` counts from the start of the

@@ -119,14 +119,21 @@ extension LiteService {
         if waits { leadership.give() }
         let isWord = submission.flags & UInt8(LITE_FLAG_WORD) != 0 && submission.count == 8
         var word = submission.operand2
+        let pairs = Self.pairs(of: channel.session)
         let status =
             isWord
             ? withUnsafeMutableBytes(of: &word) {
-                transfer(mapping, submission.offset, 8, $0.baseAddress!, isRead: isRead, staging)
-            } : transfer(mapping, submission.offset, Int(submission.count), data, isRead: isRead, staging)
+                transfer(mapping, submission.offset, 8, $0.baseAddress!, isRead: isRead, on: pairs, staging)
+            } : transfer(mapping, submission.offset, Int(submission.count), data, isRead: isRead, on: pairs, staging)
         release(mapping)
         channel.complete(Int(submission.slot), status, value: isWord ? word : 0)
         return waits
+    }
+
+    /// Programs of high priority have queue pairs of their own where the node reserves some (LITE §6.2, HW-Sep).
+    @inline(__always)
+    private static func pairs(of session: Session) -> TransferPairs {
+        session.priority == LITE_PRIORITY_HIGH.rawValue ? .reserved : .common
     }
 
     /// Ends an operation on a mapping; the last one takes it down if nobody has it open any more.
@@ -138,7 +145,7 @@ extension LiteService {
     /// Copies between a channel and a region, piece by piece.
     func transfer(
         _ mapping: Mapping, _ offset: UInt64, _ count: Int, _ data: UnsafeMutableRawPointer, isRead: Bool,
-        _ staging: Staging
+        on pairs: TransferPairs, _ staging: Staging
     ) -> Int32 {
         var offset = offset
         var data = data
@@ -156,7 +163,7 @@ extension LiteService {
                     place.copyMemory(from: data, byteCount: part)
                 }
             } else {
-                let status = transferFar(piece, inside, part, data, isRead: isRead, staging)
+                let status = transferFar(piece, inside, part, data, isRead: isRead, on: pairs, staging)
                 if status != Code.ok { return status }
             }
             offset += UInt64(part)
@@ -170,7 +177,7 @@ extension LiteService {
     /// A part on another node, by way of the thread's staging memory. At most 1 MiB.
     private func transferFar(
         _ piece: MappedPiece, _ inside: UInt64, _ count: Int, _ data: UnsafeMutableRawPointer, isRead: Bool,
-        _ staging: Staging
+        on pairs: TransferPairs, _ staging: Staging
     ) -> Int32 {
         guard let peer = piece.peer else { return Code.noNode }
         let start = piece.offset + inside
@@ -196,7 +203,8 @@ extension LiteService {
             let status = withUnsafePointer(to: transfer) { pointer in
                 let pieces = UnsafeBufferPointer(start: pointer, count: 1)
                 return isRead
-                    ? node.read(peer, pieces, until: deadline) : node.write(peer, pieces, until: deadline)
+                    ? node.read(peer, pieces, on: pairs, until: deadline)
+                    : node.write(peer, pieces, on: pairs, until: deadline)
             }
             if !status.isOK { return Code.noNode }
             if isRead { (data + done).copyMemory(from: staging.base, byteCount: part) }
@@ -237,11 +245,12 @@ extension LiteService {
         }
         mapping.begin()
         session.lock.unlock()
-        leadership.give()
-        let (result, former) = changeFar(mapping, submission, swaps: swaps)
+        let waits = !mapping.isNear
+        if waits { leadership.give() }
+        let (result, former) = changeFar(mapping, submission, swaps: swaps, on: Self.pairs(of: session))
         release(mapping)
         channel.complete(slot, result, value: former)
-        return true
+        return waits
     }
 
     /// Changes a word of this node's memory; answers what it held.
@@ -256,7 +265,9 @@ extension LiteService {
 
     /// A word of a region that is spread or elsewhere. An emulated adapter's atomics and the processor's see each
     /// other; a real one's need not, so there the word's own node does it.
-    private func changeFar(_ mapping: Mapping, _ submission: lite_submission, swaps: Bool) -> (Int32, UInt64) {
+    private func changeFar(_ mapping: Mapping, _ submission: lite_submission, swaps: Bool, on pairs: TransferPairs) -> (
+        Int32, UInt64
+    ) {
         let piece = mapping.pieces[mapping.piece(at: submission.offset)]
         let inside = submission.offset - piece.start
         if let local = piece.local {
@@ -265,6 +276,12 @@ extension LiteService {
         }
         guard let peer = piece.peer else { return (Code.noNode, 0) }
         let place = piece.offset + inside
+        if peer.link == .sharedMemory, let word = node.beginAccess(peer, remoteOffset: place, count: 8, .atomic) {
+            defer { node.endAccess(peer) }
+            let former = Self.change(
+                word.assumingMemoryBound(to: UInt64.self), submission.operand, submission.operand2, swaps: swaps)
+            return (Code.ok, former)
+        }
         if peer.link == .verbs {
             let answer = ask(
                 piece.node, ClusterRequest(.atomic, place, submission.operand, submission.operand2, swaps ? 1 : 0))
@@ -276,9 +293,9 @@ extension LiteService {
             swaps
             ? node.compareSwap(
                 peer, remoteOffset: place, expected: submission.operand, desired: submission.operand2, former: &former,
-                until: deadline)
+                on: pairs, until: deadline)
             : node.fetchAdd(
-                peer, remoteOffset: place, add: submission.operand, former: &former, until: deadline)
+                peer, remoteOffset: place, add: submission.operand, former: &former, on: pairs, until: deadline)
         return (status.isOK ? Code.ok : Code.noNode, former)
     }
 }

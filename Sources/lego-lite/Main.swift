@@ -1,7 +1,9 @@
 import ArgumentParser
+import CLinux
 import Daemon
 import Fabric
 import Glibc
+import Kernel
 import Lite
 import LiteService
 import Logging
@@ -39,6 +41,11 @@ struct LegoLite: DaemonCommand {
         ]
     }
 
+    /// Each program takes two descriptors and more.
+    func prepare(_ settings: Settings) throws {
+        _ = try checked("setrlimit", lego_raise_descriptor_limit())
+    }
+
     func launch(_ context: DaemonContext) throws -> any RunningDaemon {
         let settings = context.settings
         let given = settings[LiteKeys.name]
@@ -56,6 +63,7 @@ struct LegoLite: DaemonCommand {
         ) { lite in
             lite.messageBytes_max = LiteService.messageBytes
             lite.queuePairsPerPeer = settings[LiteKeys.queuePairs]
+            lite.reservedQueuePairs = settings[LiteKeys.reservedQueuePairs]
             lite.workers = 4
         }
         do {

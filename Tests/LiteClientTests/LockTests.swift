@@ -29,7 +29,7 @@ extension LiteClientTests {
                     try lite.close(lock)
                 }
                 #expect(try sessions[0].read(region, count: 1)[0] == 200)
-                #expect(cluster.members.allSatisfy { $0.service.lockCount == 0 })
+                #expect(eventually { cluster.members.allSatisfy { $0.service.lockCount == 0 } })
             }
         }
 

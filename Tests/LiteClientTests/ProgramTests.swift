@@ -1,6 +1,8 @@
+import Fabric
 import Glibc
 import Kernel
 import LiteClient
+import Synchronization
 import Testing
 
 @testable import LiteService
@@ -16,15 +18,19 @@ private final class Program {
         return "/" + parts.joined(separator: "/")
     }
 
-    /// Compiles a program of this directory against the library that was built with these tests.
-    static func compile(_ name: String, into directory: String) throws -> String {
+    /// Where the library and the daemons are that were built with these tests.
+    static var products: String {
         var link = [CChar](repeating: 0, count: 4096)
         let length = readlink("/proc/self/exe", &link, link.count - 1)
         let executable = link.prefix(max(0, length)).map { UInt8(bitPattern: $0) }
-        // The test bundle lies beside the library; the program that runs it may not.
-        let built =
-            CommandLine.arguments.first { $0.hasSuffix(".xctest") } ?? String(decoding: executable, as: UTF8.self)
-        let products = "/" + built.split(separator: "/").dropLast().joined(separator: "/")
+        // The test bundle lies beside them; the program that runs it may not.
+        let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") }
+        let built = bundle ?? String(decoding: executable, as: UTF8.self)
+        return "/" + built.split(separator: "/").dropLast().joined(separator: "/")
+    }
+
+    /// Compiles a program of this directory against the library that was built with these tests.
+    static func compile(_ name: String, into directory: String) throws -> String {
         let program = "\(directory)/\(name)"
         let source = "\(package)/Tests/LiteClientTests/Programs/\(name).c"
         let compiler = try Program(
@@ -50,7 +56,15 @@ private final class Program {
         posix_spawn_file_actions_adddup2(&actions, pipes[1], 2)
         let argv = ([path] + arguments).map { strdup($0) } + [nil]
         defer { for text in argv { free(text) } }
-        let result = posix_spawn(&process, path, &actions, nil, argv, environ)
+        // What runs the tests may have blocked signals; the program must take them.
+        var attributes = posix_spawnattr_t()
+        posix_spawnattr_init(&attributes)
+        defer { posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t()
+        sigemptyset(&none)
+        posix_spawnattr_setsigmask(&attributes, &none)
+        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
+        let result = posix_spawn(&process, path, &actions, &attributes, argv, environ)
         close(pipes[1])
         output = pipes[0]
         if result != 0 { throw KernelError("posix_spawn \(path)", result) }
@@ -102,7 +116,112 @@ extension LiteClientTests {
                 #expect(text == "ok\n")
                 #expect(status == 0)
                 #expect(eventually { cluster.members.allSatisfy { $0.service.usedBytes == 0 } })
-                #expect(cluster.members.allSatisfy { $0.service.sessionCount == 0 && $0.service.lockCount == 0 })
+                #expect(
+                    eventually {
+                        cluster.members.allSatisfy { $0.service.sessionCount == 0 && $0.service.lockCount == 0 }
+                    })
+            }
+        }
+
+        @Test func daemonsServeAProgram() throws {
+            var template = Array("/tmp/lego-lite-XXXXXX".utf8CString)
+            guard mkdtemp(&template) != nil else { throw KernelError("mkdtemp") }
+            let directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+            defer { rmdir(directory) }
+            let program = try Program.compile("everything", into: directory)
+            defer { unlink(program) }
+            // Each ends after a minute, whatever happens.
+            func daemon(_ name: String, _ more: [String]) throws -> (Program, String) {
+                let arguments = ["60", "\(Program.products)/lego-lite", "--listen", "127.0.0.1:0", "--arena", "8MiB"]
+                let daemon = try Program(
+                    "/usr/bin/timeout",
+                    arguments + ["--name", name, "--socket", "\(directory)/\(name)"] + more)
+                while true {
+                    let line = daemon.readLine()
+                    if line.isEmpty { throw KernelError("lego-lite ended", EPROTO) }
+                    if line.contains("serving"),
+                        let address = line.split(separator: "nodes=").last?.split(separator: " ").first
+                    {
+                        return (daemon, String(address))
+                    }
+                }
+            }
+            let (first, address) = try daemon("node0", [])
+            let (second, _) = try daemon("node1", ["--peers", address])
+            // The first knows of the second when a program of it does.
+            let lite = try LiteSession(path: "\(directory)/node0")
+            #expect(eventually { (try? lite.nodes().count) == 2 })
+            #expect(
+                failure { () throws(LiteFailure) in _ = try LiteSession(path: "\(directory)/nobody") } == .daemonLost)
+            let (text, status) = try Program(program, ["\(directory)/node0"]).wait()
+            #expect(text == "ok\n")
+            #expect(status == 0)
+            for daemon in [first, second] {
+                Glibc.kill(daemon.process, SIGTERM)
+                #expect(daemon.wait().status == 0)
+            }
+            #expect(access("\(directory)/node0", F_OK) != 0)
+        }
+
+        @Test func aThousandPrograms() throws {
+            try withCluster { cluster in
+                var sessions: [LiteSession] = []
+                var regions: [LiteRegion] = []
+                for number in 0..<1000 {
+                    sessions.append(try cluster.join())
+                    regions.append(try sessions[number].malloc(64))
+                    try sessions[number].write(regions[number], pattern(number, 64))
+                }
+                try onThreads(4) { [sessions, regions] thread in
+                    for number in stride(from: thread, to: 1000, by: 4) {
+                        let bytes = try sessions[number].read(regions[number], count: 64)
+                        #expect(bytes == pattern(number, 64))
+                    }
+                }
+                for session in sessions { session.leave() }
+                #expect(eventually { cluster.members[0].service.sessionCount == 0 })
+                #expect(eventually { cluster.members[0].service.usedBytes == 0 })
+            }
+        }
+
+        @Test(arguments: [SoftDeviceConfiguration.Transport.automatic, .tcp])
+        func everyPriorityIsServed(_ transport: SoftDeviceConfiguration.Transport) throws {
+            try withCluster(nodes: 2, transport: transport) { cluster in
+                let isOver = Flag()
+                let started = Atomic<Int>(0)
+                var low = LiteSession.Options()
+                low.priority = .low
+                let writers = try (0..<4).map { _ in try cluster.join(0, low) }
+                let threads = try writers.map { lite in
+                    let region = try lite.malloc(4096, on: [cluster.members[1].id])
+                    return try KernelThread(name: "low") {
+                        var rounds = 0
+                        while !isOver.isSet {
+                            let failure = failure { () throws(LiteFailure) in
+                                try lite.write(region, [UInt8(rounds & 0xff)])
+                            }
+                            #expect(failure == nil)
+                            rounds += 1
+                            if rounds == 2 { started.add(1, ordering: .relaxed) }
+                        }
+                        #expect(rounds > 2)
+                    }
+                }
+                var options = LiteSession.Options()
+                options.priority = .high
+                let high = try cluster.join(0, options)
+                let region = try high.malloc(4096, on: [cluster.members[1].id])
+                // Goes on until each of the others has been served beside it.
+                var round = 0
+                let deadline = patience
+                while started.load(ordering: .relaxed) < 4, !deadline.hasPassed {
+                    try high.write(region, [UInt8(round & 0xff)])
+                    #expect(try high.read(region, count: 1) == [UInt8(round & 0xff)])
+                    round += 1
+                }
+                #expect(started.load(ordering: .relaxed) == 4)
+                isOver.set()
+                for thread in threads { thread.join() }
             }
         }
 
@@ -135,7 +254,7 @@ extension LiteClientTests {
                     let kept = try lite.map("kept", .all)
                     try lite.free(kept)
                     #expect(eventually { member.service.usedBytes == 0 })
-                    #expect(member.service.regionCount == 0 && member.service.lockCount == 0)
+                    #expect(eventually { member.service.regionCount == 0 && member.service.lockCount == 0 })
                 }
             }
         }

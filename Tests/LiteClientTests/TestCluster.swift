@@ -55,6 +55,8 @@ final class TestCluster {
         var lite = LiteConfiguration(name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: bytes)
         lite.messageBytes_max = LiteService.messageBytes
         lite.callsPerPeer_max = 16
+        lite.queuePairsPerPeer = 4
+        lite.reservedQueuePairs = 1
         let node = try RackNode(
             device: RackDevice(.init(path: transport == .tcp ? .tcp : .automatic)), configuration: lite)
         var logger = Logger(label: name) { _ in SwiftLogNoOpLogHandler() }

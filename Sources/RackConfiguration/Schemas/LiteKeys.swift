@@ -26,6 +26,11 @@ public enum LiteKeys {
         comment: "Queue pairs to each other node, shared by all programs (K). The lesser of two nodes' numbers is used."
     )
 
+    public static let reservedQueuePairs = ConfigurationKey.integer(
+        "lite.reserved-queue-pairs", default: 0, in: 0...15,
+        comment:
+            "How many of them carry only what programs of high priority transfer. Fewer than lite.queue-pairs.")
+
     public static let threads = ConfigurationKey.integer(
         "lite.threads", default: 4, in: 2...64,
         comment:
@@ -44,7 +49,8 @@ public enum LiteKeys {
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-lite", "LITE for the programs of a host"),
         keys: [
-            name, listen, CommonKeys.logLevel, peers, socket, arena, queuePairs, threads, spin, softwarePriority,
+            name, listen, CommonKeys.logLevel, peers, socket, arena, queuePairs, reservedQueuePairs, threads, spin,
+            softwarePriority,
         ])
 }
 
