@@ -170,6 +170,7 @@ final class ConnectionManager: @unchecked Sendable {
         let pairs = state.withLock { $0.pairs.values.compactMap(\.pair) }
         for pair in pairs
         where lego_atomic_load_u32(pair.state) == VerbsQueuePair.State.broken.rawValue
+            && pair.isEstablished.load(ordering: .acquiring)
             && !pair.isTornDown.exchange(true, ordering: .sequentiallyConsistent)
         {
             rdma_disconnect(pair.identifier)
@@ -181,6 +182,7 @@ final class ConnectionManager: @unchecked Sendable {
         let pair = state.withLock { $0.pairs[UInt(bitPattern: event.identifier)]?.pair }
         guard let pair else { return forgetRequest(event.identifier) }
         switch event.kind {
+        case RDMA_CM_EVENT_ESTABLISHED: pair.isEstablished.store(true, ordering: .releasing)
         case RDMA_CM_EVENT_DISCONNECTED, RDMA_CM_EVENT_CONNECT_ERROR, RDMA_CM_EVENT_UNREACHABLE,
             RDMA_CM_EVENT_REJECTED, RDMA_CM_EVENT_DEVICE_REMOVAL:
             pair.disconnect()

@@ -53,6 +53,7 @@ struct VerbsConnector {
         try prepare(pair)
         try request(identifier)
         let event = try awaitEvent(RDMA_CM_EVENT_ESTABLISHED, channel, "waiting for \(address) to accept")
+        pair.isEstablished.store(true, ordering: .releasing)
         guard manager.add(pair) else { throw .invalid("a connection of a closed device: none can be made") }
         // Events that have come meanwhile move along.
         guard rdma_migrate_id(identifier, manager.channel) == 0 else {

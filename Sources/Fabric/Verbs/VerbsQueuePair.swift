@@ -30,6 +30,8 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
     private let bounce: VerbsRegion?
     /// A `State`.
     let state: UnsafeMutablePointer<UInt32>
+    /// The initiator has confirmed the connection. An acceptor may use it before, but cannot tear it down.
+    let isEstablished = Atomic<Bool>(false)
     /// The connection manager's thread has torn the connection down.
     let isTornDown = Atomic<Bool>(false)
 

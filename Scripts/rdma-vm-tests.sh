@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# For the inside of rdma-vm.sh: everything that is tested over real verbs, with the release build of the tests.
+#
+#   Scripts/rdma-vm.sh Scripts/rdma-vm-tests.sh
+source "$(dirname "$0")/lib.sh"
+export SWIFT_BACKTRACE=enable=no
+tests=("$binaries"/*.xctest)
+[[ -x ${tests[0]} ]] || fail "there are no tests in $binaries: build them with 'Scripts/test.sh'"
+
+# run PATTERN [SKIPPED]: the tests whose names match.
+run() {
+  "${tests[0]}" --testing-library swift-testing --no-parallel --filter "$1" ${2:+--skip "$2"} 2>&1 |
+    { grep -vE '◇|↳.*(Testing Library|Target Platform)' || true; }
+}
+
+bash "$root/Scripts/rdma-vm-rack.sh"
+say "the devices' conformance checks"
+run '^FabricTests\.' AdapterEventTests
+# Last, and in a process of its own: it takes an adapter's port down.
+run 'AdapterEventTests'
