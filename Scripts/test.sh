@@ -40,7 +40,7 @@ if [[ $sanitize ]]; then
   swift build "${options[@]}" --product legoPackageTests 2>&1 | { grep -vE "^\[[0-9]+/[0-9]+\] " || true; } || fail "the build failed"
   clang -O1 -shared -fPIC -o "$root/.build-tsan/tsan-mutex.so" "$root/Scripts/tsan-mutex.c" -ldl || fail "clang failed"
   # A race is printed when it is found, and fails the test process at its end.
-  export TSAN_OPTIONS="exitcode=66"
+  export TSAN_OPTIONS="exitcode=66 suppressions=$root/Scripts/tsan-suppressions.txt"
 else
   options+=(-c "$configuration" -Xswiftc -enable-testing)
   build tests

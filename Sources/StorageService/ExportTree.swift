@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Kernel
 import Logging
+import SystemPackage
 
 /// The tree that a storage component serves: a descriptor of its root, what is hidden in it, and how its inode numbers
 /// read. Immutable once made; any thread.
@@ -64,20 +65,12 @@ final class ExportTree: Sendable {
 
     /// Finds the directory of a host path in the tree; nil when it is not in it.
     private static func locate(_ path: String, lower: String, root: Int32) -> (NodeKey, Int32)? {
-        guard let real = realpath(path, nil) else { return nil }
-        defer { free(real) }
-        var relative = Substring(String(cString: real))
-        if lower != "/" {
-            guard let base = realpath(lower, nil) else { return nil }
-            defer { free(base) }
-            let prefix = String(cString: base)
-            if !relative.hasPrefix(prefix + "/") { return nil }
-            relative = relative.dropFirst(prefix.count)
-        }
+        guard var relative = resolved(path), let base = resolved(lower), relative != base, relative.removePrefix(base)
+        else { return nil }
         var descriptor = dup(root)
         var status = lego_file_status()
-        for name in relative.split(separator: "/") {
-            let next = lego_file_locate(descriptor, String(name))
+        for name in relative.components {
+            let next = name.withPlatformString { lego_file_locate(descriptor, $0) }
             close(descriptor)
             if next < 0 { return nil }
             descriptor = next
@@ -87,6 +80,13 @@ final class ExportTree: Sendable {
             return nil
         }
         return (NodeKey(status), descriptor)
+    }
+
+    /// The path without symbolic links; nil when there is nothing.
+    private static func resolved(_ path: String) -> FilePath? {
+        guard let real = realpath(path, nil) else { return nil }
+        defer { free(real) }
+        return FilePath(platformString: real)
     }
 
     private static func devices(below path: String, except root: UInt64) -> [UInt64] {

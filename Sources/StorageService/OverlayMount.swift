@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Kernel
 import Logging
+import SystemPackage
 
 /// An overlayfs over a directory of the host, and one over each file system that is mounted below it and holds files
 /// (`MountEntry.holdsFiles`), at its place. All are mounted in the process's own mount namespace
@@ -45,8 +46,9 @@ struct OverlayMount {
 
     /// One of the file systems below. A failure costs the programs that file system and is logged.
     private func mountBelow(_ entry: MountEntry, logger: Logger) {
-        let relative = lower == "/" ? entry.mountPoint : String(entry.mountPoint.dropFirst(lower.count))
-        let place = mountPoint + relative
+        var below = FilePath(entry.mountPoint)
+        guard below.removePrefix(FilePath(lower)) else { return }
+        let place = FilePath(mountPoint).appending(below.components).string
         var status = stat()
         guard stat(entry.mountPoint, &status) == 0, stat(place, &status) == 0 else { return }
         if status.st_mode & S_IFMT != S_IFDIR {
@@ -58,7 +60,7 @@ struct OverlayMount {
             return
         }
         // '=' cannot be mistaken for a part of the path: it is escaped in it.
-        let name = relative.replacing("=", with: "==").replacing("/", with: "=")
+        let name = "/\(below)".replacing("=", with: "==").replacing("/", with: "=")
         do {
             try mount(lower: entry.mountPoint, layer: stateDirectory + "/below" + name, at: place)
         } catch {
