@@ -171,18 +171,18 @@ struct ProgramLoop: ~Copyable {
 
     /// As when a terminal vanishes: SIGHUP, and no more streams.
     private mutating func clientLost() {
+        let hangsUp = phase != .draining && !isKilled && cause == nil
+        if hangsUp {
+            cause = .refused("the client that was attached has gone")
+            // Before the end of its input, at which it may end by itself.
+            signal(SIGHUP)
+            signal(SIGCONT)
+            deadline = .after(Self.hangupLimit)
+        }
         input.close()
         output.close()
         error.close()
-        if phase == .draining {
-            phase = .done
-            return
-        }
-        if isKilled || cause != nil { return }
-        cause = .refused("the client that was attached has gone")
-        signal(SIGHUP)
-        signal(SIGCONT)
-        deadline = .after(Self.hangupLimit)
+        if phase == .draining { phase = .done }
     }
 
     // MARK: The end
