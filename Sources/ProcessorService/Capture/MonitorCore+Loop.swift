@@ -19,12 +19,9 @@ extension MonitorCore {
         defer { events.deallocate() }
         var nextSweep = Deadline.after(Self.sweep)
         while !mailbox.isStopping.load(ordering: .acquiring) {
-            var deadline = nextSweep
-            if spaces.contains(where: { $0?.deferred.isEmpty == false }) {
-                deadline = min(deadline, .after(Self.retry))
-            }
-            if colocation.isActive { deadline = min(deadline, colocation.nextReview) }
-            let count = epoll.wait(into: events, until: deadline)
+            setTimer(colocation.isActive ? min(nextSweep, colocation.nextReview) : nextSweep)
+            let isRetrying = spaces.contains { $0?.deferred.isEmpty == false }
+            let count = epoll.wait(into: events, until: isRetrying ? .after(Self.retry) : .never)
             dispatch(events, count)
             retryDeferred()
             expireReserves()
@@ -39,6 +36,13 @@ extension MonitorCore {
         finish()
     }
 
+    /// Has the loop woken at `moment` at the latest. Earlier is harmless, so a later moment sets nothing.
+    private func setTimer(_ moment: Deadline) {
+        if moment >= timerSet { return }
+        timer.arm(at: moment)
+        timerSet = moment
+    }
+
     /// Page faults and events first, then system calls, then exits: an event that precedes a call is seen before it.
     private func dispatch(_ events: UnsafeMutableBufferPointer<epoll_event>, _ count: Int) {
         for index in 0..<count where events[index].data.u64 >> 60 == Token.userfaultKind {
@@ -49,6 +53,9 @@ extension MonitorCore {
             switch word {
             case Token.listener.word: listenerReady(events[index].events)
             case Token.mailbox.word: readMailbox()
+            case Token.timer.word:
+                timer.drain()
+                timerSet = .never
             case Token.shrink.word:
                 share.shrinkRequest.drain()
                 shrinkToCeiling()

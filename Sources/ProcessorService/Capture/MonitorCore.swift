@@ -33,6 +33,10 @@ final class MonitorCore: @unchecked Sendable {
     /// /dev/userfaultfd.
     let userfaultDevice: Descriptor
     let epoll: Epoll
+    /// For what the loop does now and then.
+    let timer: TimerDescriptor
+    /// When it fires; `.never` when it has.
+    var timerSet = Deadline.never
 
     /// Address spaces by slot; slots are reused, generations tell them apart.
     var spaces: [AddressSpace?] = []
@@ -102,6 +106,7 @@ final class MonitorCore: @unchecked Sendable {
         batchPages = max(8, min(Int(LEGO_AGENT_BATCH), limitPages / 16))
         userfaultDevice = try Descriptor(checking: "open /dev/userfaultfd", lego_uffd_open_device())
         epoll = try Epoll()
+        timer = try TimerDescriptor()
         messages = .allocate(capacity: Self.messages_max)
         victims = .allocate(capacity: Int(LEGO_AGENT_BATCH))
         victimEntries = .allocate(capacity: Int(LEGO_AGENT_BATCH))
@@ -115,6 +120,7 @@ final class MonitorCore: @unchecked Sendable {
         try epoll.add(self.listener.raw, token: Token.listener.word)
         try epoll.add(mailbox.wake.raw, token: Token.mailbox.word)
         try epoll.add(share.shrinkRequest.raw, token: Token.shrink.word)
+        try epoll.add(timer.raw, token: Token.timer.word)
         cache.join(share)
     }
 
@@ -133,6 +139,7 @@ final class MonitorCore: @unchecked Sendable {
         case listener
         case mailbox
         case shrink
+        case timer
         case userfault(slot: Int, generation: UInt32)
         case agent(slot: Int, generation: UInt32)
         case user(slot: Int, generation: UInt32)
@@ -145,6 +152,7 @@ final class MonitorCore: @unchecked Sendable {
             case .listener: 1 << 60
             case .mailbox: 2 << 60
             case .shrink: 3 << 60
+            case .timer: 7 << 60
             case .userfault(let slot, let generation): Self.word(4, slot, generation)
             case .agent(let slot, let generation): Self.word(5, slot, generation)
             case .user(let slot, let generation): Self.word(6, slot, generation)
