@@ -156,13 +156,14 @@ extension LiteService {
     /// Takes what a program says on its socket; false when it has ended.
     private func hear(_ session: Session) -> Bool {
         if session.channels.isEmpty { return greet(session) }
-        var bytes = [UInt8](repeating: 0, count: 8)
-        while true {
-            let count = recv(session.socket.raw, &bytes, bytes.count, Int32(MSG_DONTWAIT))
-            if count == 1 { continue }
-            for channel in session.channels { heat(channel) }
-            if count < 0, errno == EINTR { continue }
-            return count < 0 && errno == EAGAIN
+        for channel in session.channels { heat(channel) }
+        var byte: UInt8 = 0
+        // What is left is heard next time: nobody keeps the leader by ringing.
+        for _ in 0..<Self.burst_max {
+            let count = recv(session.socket.raw, &byte, 1, Int32(MSG_DONTWAIT))
+            if count == 0 { return false }
+            if count < 0 { return errno == EAGAIN || errno == EINTR }
         }
+        return true
     }
 }

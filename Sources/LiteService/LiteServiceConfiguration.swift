@@ -13,7 +13,7 @@ public struct LiteServiceConfiguration: Sendable {
     public var arenaBytes: UInt64
     /// Threads that serve programs, one at a time looking for work; the others wait for nodes that are not on this
     /// host.
-    public var threads = 4
+    public var threads = 8
     /// How long the thread that looks for work goes on looking before it sleeps.
     public var spin: Duration = .microseconds(30)
     /// Channels of all programs together, at most 65536.

@@ -32,7 +32,7 @@ public enum LiteKeys {
             "How many of them carry only what programs of high priority transfer. Fewer than lite.queue-pairs.")
 
     public static let threads = ConfigurationKey.integer(
-        "lite.threads", default: 4, in: 2...64,
+        "lite.threads", default: 8, in: 2...64,
         comment:
             "Threads that serve programs. One at a time looks for work; the others wait for nodes on other hosts, so this is "
             + "also how many such operations are under way at a time.")
