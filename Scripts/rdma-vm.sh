@@ -61,10 +61,17 @@ compgen -G "$cache/kernel/boot/vmlinuz-*" >/dev/null || {
 image=$(compgen -G "$cache/kernel/boot/vmlinuz-*" | head -1)
 version=${image##*/vmlinuz-}
 
-work=$(mktemp -d /tmp/lego-vm.XXXXXX)
+# The lock is held: what is there belongs to a run that was killed.
+work=$cache/run
+rm -rf "$work"
+mkdir "$work"
 machine=''
 clean_up() {
-  if [[ $machine ]]; then kill -KILL "$machine" 2>/dev/null || true; fi
+  if [[ $machine ]]; then
+    # timeout passes it on.
+    kill -TERM "$machine" 2>/dev/null || true
+    wait "$machine" || true
+  fi
   rm -rf "$work"
 }
 trap clean_up EXIT
@@ -109,7 +116,8 @@ INIT
 chmod +x "$tree/init"
 (cd "$tree" && find . | cpio -o -H newc --quiet | gzip -1 >"$work/initramfs")
 
-timeout -k 5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m "$memory" -smp 2 -nographic -no-reboot \
+# However this script ends, the machine ends too.
+setpriv --pdeathsig TERM timeout -k 5 "$seconds" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -m "$memory" -smp 2 -nographic -no-reboot \
   -nodefaults -serial "file:$work/console" -serial stdio -kernel "$image" -initrd "$work/initramfs" \
   -append "console=ttyS0 panic=-1 quiet" -nic none \
   -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap \
@@ -125,7 +133,10 @@ if [[ ${LEGO_VM_OUT:-} ]]; then
   cp -r "$work/out/." "$LEGO_VM_OUT/"
   cp "$work/console" "$LEGO_VM_OUT/console"
 fi
-((status != 124 && status != 137)) || fail "the command was not done after $seconds s" 
+((status != 124 && status != 137)) || {
+  echo "$(basename "$0"): the command was not done after $seconds s" >&2
+  exit 124
+}
 [[ -s $work/out/.status ]] || {
   tail -40 "$work/console" >&2
   fail "the machine ended before the command did; its last words are above"
