@@ -87,7 +87,8 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     /// Promises a place; false when the ring is full, in which case the operation waits until a poll has made room.
     @inline(__always)
     func reserve() -> Bool {
-        if taken.add(1, ordering: .relaxed).newValue <= capacity { return true }
+        // Acquires what a poll released: it is through with the slot that this place will be.
+        if taken.add(1, ordering: .acquiring).newValue <= capacity { return true }
         taken.subtract(1, ordering: .relaxed)
         return false
     }
