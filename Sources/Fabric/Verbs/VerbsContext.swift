@@ -92,7 +92,8 @@ final class VerbsContext: @unchecked Sendable {
     private static func adapter(of address: String) throws(FabricError) -> UnsafeMutablePointer<ibv_context> {
         var made: UnsafeMutablePointer<rdma_cm_id>?
         guard rdma_create_id(nil, &made, nil, RDMA_PS_TCP) == 0, let identifier = made else {
-            throw .system(KernelError("rdma_create_id"))
+            throw .noDevice(
+                "the kernel's connection manager does not answer (rdma_create_id: \(KernelError.text(errno)))")
         }
         defer { rdma_destroy_id(identifier) }
         let place = FabricAddress(host: address, port: 0)
