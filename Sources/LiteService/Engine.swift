@@ -80,7 +80,7 @@ extension LiteService {
     // MARK: Priorities
 
     /// A low priority waits while one of high priority was busy just now, but for a seventh of the time (LITE §6.2,
-    /// SW-Pri), and a few times in a millisecond: each time also wakes a program, which takes a processor from others.
+    /// SW-Pri), and once in a millisecond: each time also wakes a program, which takes a processor from others.
     @inline(__always)
     private func mayServe(_ channel: ServiceChannel, _ now: UInt64) -> Bool {
         if channel.session.priority != LITE_PRIORITY_LOW.rawValue || !configuration.softwarePriority { return true }
@@ -98,7 +98,7 @@ extension LiteService {
             lastHigh = after
         } else if channel.session.priority == LITE_PRIORITY_LOW.rawValue {
             // The moment from which the next one is due.
-            lowDue = after &+ max(6 &* (after &- now), priorityCycles / 4)
+            lowDue = after &+ max(6 &* (after &- now), priorityCycles)
         }
         now = after
     }
