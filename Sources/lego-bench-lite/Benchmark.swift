@@ -67,14 +67,12 @@ final class Benchmark {
         let near = try RoleProcess(["node", paths[0]])
         let address = near.readLine()
         let far = try RoleProcess(["node", paths[1], address])
-        let bare = try RoleProcess(["bare"])
         defer {
-            for process in [far, near, bare] { process.end() }
+            for process in [far, near] { process.end() }
             rmdir(directory)
         }
         _ = far.readLine()
-        guard let peer = FabricAddress(bare.readLine()) else { throw KernelError("no bare device", EPROTO) }
-        if wants("transfers") { try transfers(peer) }
+        if wants("transfers") { try transfers() }
         if wants("calls") { try calls() }
         if wants("regions") { try regions() }
         if wants("priorities") { try priorities() }
@@ -85,7 +83,10 @@ final class Benchmark {
 
     // MARK: Figures
 
-    private func transfers(_ peer: FabricAddress) throws {
+    private func transfers() throws {
+        let other = try RoleProcess(["bare"])
+        defer { other.end() }
+        guard let peer = FabricAddress(other.readLine()) else { throw KernelError("no bare device", EPROTO) }
         let device = try SoftDevice()
         defer { device.close() }
         let bare = try BarePair(device, peer)
