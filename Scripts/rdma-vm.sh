@@ -98,6 +98,8 @@ cp "$root/Scripts/rdma-vm-guest.sh" "$tree/guest"
   printf ' %q' "$@"
   echo
 } >"$tree/command"
+# What the guest needs of its temporary directories, which are its own: a checkout may lie in one.
+printf '%s\n' "$root" "$PWD" >"$tree/keep"
 cat >"$tree/init" <<'INIT'
 #!/bin/busybox sh
 b=/bin/busybox
@@ -106,8 +108,13 @@ $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
 for module in $($b cat /modules/order); do $b insmod /modules/$module || echo "cannot load $module"; done
 $b mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /root || $b poweroff -f
+$b mkdir /host
+$b mount --bind /root /host
 for part in dev proc sys; do $b mount --bind /$part /root/$part; done
 for part in /tmp /run /var/tmp /dev/shm; do $b mkdir -p /root$part && $b mount -t tmpfs -o mode=1777 tmp /root$part; done
+while IFS= read -r part; do
+  case $part/ in /tmp/*|/run/*|/var/tmp/*|/dev/shm/*) $b mkdir -p "/root$part" && $b mount --bind "/host$part" "/root$part" ;; esac
+done </keep
 $b mkdir -p /root/run/lego-vm/out
 $b mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out /root/run/lego-vm/out
 $b cp /guest /command /root/run/lego-vm/

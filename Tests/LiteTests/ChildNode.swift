@@ -113,7 +113,7 @@ final class ChildNode {
 }
 
 /// The body of a child process; no test where there is none.
-@Test(.enabled(if: getenv(ChildNode.roleKey) != nil))
+@Test(.enabled(if: getenv(ChildNode.roleKey) != nil, "runs as a child"))
 func childNode() throws {
     guard let role = getenv(ChildNode.roleKey).flatMap({ ChildNode.Role(rawValue: String(cString: $0)) }) else {
         return
