@@ -32,8 +32,10 @@ extension MonitorCore {
                     cursor.nextWord()
                     if page == last || !bounds.contains(page) { continue }
                     pointers += 1
-                    guard let entry = space.table.find(page), entry.pointee.isRemote else { continue }
+                    // What lies one behind the other is a stream of its own, and comes with that in larger windows.
+                    let isNext = page == last &+ 1 || page &+ 1 == last
                     last = page
+                    guard !isNext, let entry = space.table.find(page), entry.pointee.isRemote else { continue }
                     if found == most {
                         if isFetching { space.trail.resume(cursor, at: page) }
                         return bringFollowed(space, isFetching ? found : 0)
