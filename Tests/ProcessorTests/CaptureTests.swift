@@ -8,7 +8,7 @@ import Testing
 @Suite(.serialized)
 struct CaptureTests {
     private static let limit: UInt64 = 1500 * 4096
-    /// DESIGN §5: what is resident may exceed the limit by a twentieth.
+    /// What is resident may exceed the limit by a twentieth.
     private static let bound = limit + limit / 20
 
     private func compile(_ name: String, _ directory: String, _ options: [String] = []) throws -> String {

@@ -4,8 +4,7 @@ import Kernel
 import Synchronization
 
 /// Keeps the thread that faults, the monitor and the agent on one processor while the faults of a program come from one
-/// thread: a fault then costs two context switches instead of two wake-ups of an idle processor (5 µs instead of 14,
-/// spike/FAULT-PATH).
+/// thread: a fault then costs two context switches instead of two wake-ups of an idle processor.
 ///
 /// The thread's own affinity is given back when another thread faults, when faults become rare, and before any call
 /// that would show it or hand it to a child. Owned by the monitor thread.

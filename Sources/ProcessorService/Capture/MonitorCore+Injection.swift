@@ -4,8 +4,8 @@ import Glibc
 import Kernel
 
 /// Puts an agent into an address space. A thread that waits for the answer to a trapped call is made to map the agent's
-/// memory file and to clone the agent, and then makes its call again, as if nothing had been (spike/README: "The
-/// sequence that works").
+/// memory file and to clone the agent, and then makes its call again, as if nothing had been
+/// (docs/ARCHITECTURE.md, "How a program is captured").
 extension MonitorCore {
     private static let patience: Duration = .seconds(10)
 

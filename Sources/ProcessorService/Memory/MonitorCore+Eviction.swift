@@ -3,9 +3,9 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Eviction (DESIGN §5): the oldest pages of the program leave in batches. What was never written since it came is
-/// dropped; what was written is moved out by the agent, atomically against the program's other threads, and written to
-/// remote memory.
+/// Eviction (docs/ARCHITECTURE.md, "Page life"): the oldest pages of the program leave in batches. What was never written
+/// since it came is dropped; what was written is moved out by the agent, atomically against the program's other threads,
+/// and written to remote memory.
 extension MonitorCore {
     /// Makes it possible to map `pages` more. Gives up when nothing can be evicted: the program then exceeds its limit
     /// rather than hang.

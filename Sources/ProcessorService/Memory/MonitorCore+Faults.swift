@@ -3,8 +3,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Page faults (DESIGN §5). A fault costs a read of the userfaultfd, the copy-in, and for a stored page one READ;
-/// nothing here allocates once the tables have grown.
+/// Page faults (docs/ARCHITECTURE.md, "Life of a page fault"). A fault costs a read of the userfaultfd, the copy-in, and
+/// for a stored page elsewhere than on this host one READ; nothing here allocates once the tables have grown.
 extension MonitorCore {
     var agentIdentityAddress: UInt64 { UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_IDENTITY_OFFSET) }
 
@@ -226,6 +226,7 @@ extension MonitorCore {
         let page = Page.number(message.address)
         // The run of the faulting page comes last, because it lets the thread go on, which then shall find the others.
         var own = (start: 0, length: count)
+        var isOneRun = true
         var index = 0
         while index < count {
             let length = store.runLength(entries + index, count: count - index)
@@ -236,16 +237,14 @@ extension MonitorCore {
                 copyAhead(space, start, length, lent.place, writable: writable)
                 store.endRead(lent)
             } else {
-                own = (0, count)
+                (own, isOneRun) = ((0, count), false)
                 break
             }
             index += length
         }
         let entry = entries + own.start
         let start = first + UInt64(own.start)
-        if store.runLength(entry, count: own.length) == own.length,
-            let lent = store.beginRead(entry.pointee, count: own.length)
-        {
+        if isOneRun, let lent = store.beginRead(entry.pointee, count: own.length) {
             copyIn(space, start, own.length, lent.place, message, writable: writable, isAlone: count == 1)
             store.endRead(lent)
         } else if store.read(entry, count: own.length) {

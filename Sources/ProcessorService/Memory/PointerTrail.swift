@@ -104,10 +104,16 @@ struct PointerTrail: ~Copyable {
     /// Whether to leave a page unfetched, to see whether it is used: one in sixteen.
     @inline(__always)
     mutating func samples(_ page: UInt64) -> Bool {
-        random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        if random >> 60 != 0 { return false }
+        if !isChosen() { return false }
         sample(page)
         return true
+    }
+
+    /// True one time in sixteen, without a pattern.
+    @inline(__always)
+    private mutating func isChosen() -> Bool {
+        random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        return random >> 60 == 0
     }
 
     mutating func sample(_ page: UInt64) {
@@ -128,8 +134,7 @@ struct PointerTrail: ~Copyable {
     /// whether that still holds.
     mutating func bringsWritable() -> Bool {
         if readOnly < Self.tries_min || written * 2 < readOnly { return false }
-        random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        return random >> 60 != 0
+        return !isChosen()
     }
 
     /// A page was brought write-protected.
