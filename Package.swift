@@ -79,7 +79,7 @@ let package = Package(
 
         // Configuration files: schemas, their default files, checked reading.
         .target(
-            name: "RackConfiguration", dependencies: ["Kernel", .product(name: "TOMLKit", package: "TOMLKit")],
+            name: "RackConfiguration", dependencies: ["Kernel", "Wire", .product(name: "TOMLKit", package: "TOMLKit")],
             swiftSettings: strict),
 
         // The frame that all daemons share: arguments, logging, signals, registration and heartbeats.
@@ -115,7 +115,8 @@ let package = Package(
 
         // Thin executables.
         .executableTarget(
-            name: "lego-memory", dependencies: ["MemoryService"] + frame, swiftSettings: strict),
+            name: "lego-memory", dependencies: ["MemoryService", "LiteService", "CLinux"] + frame, swiftSettings: strict
+        ),
         .executableTarget(
             name: "lego-storage", dependencies: ["StorageService"] + frame, swiftSettings: strict),
         .executableTarget(
@@ -133,18 +134,24 @@ let package = Package(
             name: "lego-bench-storage",
             dependencies: ["StorageService", "StorageMount", "Lite", "Kernel", log], swiftSettings: strict),
 
+        // What the benchmarks of the fabric and of LITE share: processes in roles, a bare device, latencies.
+        .target(name: "BenchSupport", dependencies: ["Fabric", "Kernel", "Wire"], swiftSettings: strict),
+
         // Latency of Lite beside that of the bare device; needs nothing but the fabric.
         .executableTarget(
-            name: "lego-bench-fabric", dependencies: ["Lite", "Fabric", "Kernel", "Wire"], swiftSettings: strict),
+            name: "lego-bench-fabric", dependencies: ["BenchSupport", "Lite", "Fabric", "Kernel", "Wire"],
+            swiftSettings: strict),
 
         // Latency and throughput of LITE's programs beside the bare device; needs nothing but itself.
         .executableTarget(
             name: "lego-bench-lite",
-            dependencies: ["LiteClient", "LiteService", "CLinux", "Lite", "Fabric", "Kernel", "Wire", log],
+            dependencies: [
+                "BenchSupport", "LiteClient", "LiteService", "CLinux", "Lite", "Fabric", "Kernel", "Wire", log,
+            ],
             swiftSettings: strict),
 
         .testTarget(name: "WireTests", dependencies: ["Wire"], swiftSettings: strict),
-        .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel", "CLinux"], swiftSettings: strict),
+        .testTarget(name: "FabricTests", dependencies: ["Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
         .testTarget(
             name: "LiteTests", dependencies: ["Lite", "Fabric", "Kernel", "Wire", "CLinux"], swiftSettings: strict),
         .testTarget(
@@ -166,8 +173,9 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "legoctl", "lego-memory", "RackConfiguration", "Daemon", "ManagementAPI", "Lite", "Fabric", "Kernel",
-                "Wire", log,
+                "legoctl", "lego-memory", "LiteClient", "RackConfiguration", "Daemon", "ManagementAPI", "Lite",
+                "Fabric",
+                "Kernel", "Wire", log,
             ],
             swiftSettings: strict),
         .testTarget(

@@ -5,7 +5,9 @@
 #                                  C (Benchmarks/pager.h), the rack
 #   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
 #   sudo Scripts/bench.sh idle       processor time of idle daemons
-#   sudo Scripts/bench.sh fabric     Lite against the bare device, between two processes of this host
+#   sudo Scripts/bench.sh fabric     Lite against the bare device, the bare device against memcpy, TCP, libfabric and UCX,
+#                                  and link models against what they say, between two processes of this host; writes
+#                                  docs/bench/fabric.csv and fabric.svg
 #   sudo Scripts/bench.sh storage    the storage component's mounted tree against the native one
 #   sudo Scripts/bench.sh all        all of them
 #
@@ -160,6 +162,129 @@ bench_fabric() {
       else printf "%-46s %10s\n", $1, $2}'
 }
 
+# as_server COMMAND...: starts the other end of a comparison, and answers when it listens on $port.
+as_server() {
+  local attempt
+  timeout 60 "$@" >"$scratch/server" 2>&1 &
+  server=$!
+  for attempt in {1..100}; do
+    ss -Hltn "sport = :$port" | grep -q . && return 0
+    kill -0 "$server" 2>/dev/null || return 1
+    sleep 0.05
+  done
+  return 1
+}
+
+end_server() {
+  kill "$server" 2>/dev/null || true
+  wait "$server" 2>/dev/null || true
+}
+
+# figure SYSTEM PATH OPERATION BYTES VALUE UNIT: one measured value; nothing where the system gave none.
+figure() { [[ $5 =~ ^[0-9.]+$ ]] && printf '%s,%s,%s,%s,%s,%s\n' "$@" >>"$scratch/figures" || true; }
+
+# libfabric PATH PROVIDER ENDPOINT BYTES: half a round trip of messages.
+libfabric() {
+  local port=47592 server value=''
+  if as_server fi_pingpong -p "$2" -e "$3" -I 2000 -S "$4"; then
+    value=$(timeout 60 fi_pingpong -p "$2" -e "$3" -I 2000 -S "$4" 127.0.0.1 2>/dev/null | awk 'NR > 1 && $2 == "2k" {print $7}') || true
+  fi
+  end_server
+  figure libfabric "$1" message "$4" "$value" us
+}
+
+# ucx PATH TRANSPORTS TEST BYTES OPERATION: a test of ucx_perftest, by polling.
+ucx() {
+  local port=13399 server line='' rounds=20000
+  [[ $1 == tcp || $4 -gt 4096 ]] && rounds=4000
+  if as_server env UCX_TLS="$2" ucx_perftest -p $port; then
+    # A latency has one operation under way; a rate, as many as the test's default.
+    local options=(-n $rounds -w $((rounds / 10)) -O 1)
+    [[ $3 == tag_bw ]] && options=(-n $((rounds * 5)) -w $rounds)
+    line=$(UCX_TLS=$2 timeout 60 ucx_perftest 127.0.0.1 -p $port -t "$3" -s "$4" "${options[@]}" -f -v 2>/dev/null | tail -1) || true
+  fi
+  end_server
+  case $3 in
+  tag_lat) figure UCX "$1" "$5" "$4" "$(cut -d, -f2 <<<"$line")" us ;;
+  ucp_get) figure UCX "$1" "$5" "$4" "$(cut -d, -f4 <<<"$line")" us ;;
+  tag_bw) figure UCX "$1" "$5" "$4" "$(cut -d, -f8 <<<"$line" | awk '/^[0-9.]+$/ {printf "%.4f", $1 / 1e6}')" M/s ;;
+  esac
+}
+
+# From the figures of all rounds, one line each with median, least and most.
+summarize() {
+  awk -F , '
+    {key = $1 "," $2 "," $3 "," $4; if (!(key in count)) {order[++keys] = key; unit[key] = $6}; value[key, ++count[key]] = $5}
+    END {
+      print "system,path,operation,bytes,median,least,most,unit,rounds"
+      for (k = 1; k <= keys; k++) {
+        key = order[k]; n = count[key]
+        for (a = 2; a <= n; a++)
+          for (b = a; b > 1 && value[key, b] + 0 < value[key, b - 1] + 0; b--) {
+            t = value[key, b]; value[key, b] = value[key, b - 1]; value[key, b - 1] = t
+          }
+        printf "%s,%s,%s,%s,%s,%d\n", key, value[key, int((n + 1) / 2)], value[key, 1], value[key, n], unit[key], n
+      }
+    }'
+}
+
+bench_devices() {
+  local i bytes row
+  install_packages libfabric-bin ucx-utils iproute2
+  compile tcpping
+  say "the bare device against memcpy, bare TCP, libfabric $(dpkg-query -W -f='${Version}' libfabric-bin) and UCX $(dpkg-query -W -f='${Version}' ucx-utils); medians of $rounds rounds (least to most)"
+  : >"$scratch/figures"
+  for ((i = 0; i < rounds; i++)); do
+    timeout 300 "$binaries/lego-bench-fabric" device >"$scratch/device" || fail "lego-bench-fabric device failed: $(cat "$scratch/device")"
+    sed 's/^/lego,/' "$scratch/device" >>"$scratch/figures"
+    while read -r bytes row; do figure C tcp read "$bytes" "$row" us; done < <(timeout 60 "$scratch/tcpping" 8 64 4096 65536 1048576)
+    for bytes in 8 64 4096 65536; do
+      libfabric tcp tcp msg $bytes
+      libfabric shared-memory shm rdm $bytes
+      for row in 'tcp tcp,self' 'shared-memory posix,cma,self'; do
+        ucx $row tag_lat $bytes message
+        ucx $row ucp_get $bytes read
+        ucx $row tag_bw $bytes 'message rate'
+      done
+    done
+  done
+  mkdir -p "$root/docs/bench"
+  summarize <"$scratch/figures" >"$root/docs/bench/fabric.csv"
+  awk -f "$root/Benchmarks/plot.awk" "$root/docs/bench/fabric.csv" >"$root/docs/bench/fabric.svg"
+  compare <"$root/docs/bench/fabric.csv"
+}
+
+# The device beside each other system at the same operation and size. A ratio above 1: the device is ahead.
+compare() {
+  awk -F , '
+    NR == 1 {next}
+    {value[$1, $2, $3, $4] = $5; span[$1, $2, $3, $4] = $6 "-" $7}
+    $1 == "lego" && $2 != "memcpy" {rows[++n] = $2 "," $3 "," $4 "," $8}
+    function cell(who, path, op, bytes, mine, unit,   v) {
+      if (!((who, path, op, bytes) in value)) return "-"
+      v = value[who, path, op, bytes]
+      return sprintf("%s (%.2f)", v, unit == "us" ? v / mine : mine / v)
+    }
+    END {
+      printf "%-14s %-13s %8s %5s %10s %-18s %16s %16s %16s\n", "path", "operation", "bytes", "unit", "device", "", "memcpy or TCP", "libfabric", "UCX"
+      for (i = 1; i <= n; i++) {
+        split(rows[i], r, ",")
+        mine = value["lego", r[1], r[2], r[3]]
+        base = r[1] == "tcp" ? cell("C", "tcp", "read", r[3], mine, r[4]) : cell("lego", "memcpy", "copy", r[3], mine, r[4])
+        if (r[2] != "read" && r[2] != "write") base = "-"
+        printf "%-14s %-13s %8s %5s %10s %-18s %16s %16s %16s\n", r[1], r[2], r[3], r[4], mine, "(" span["lego", r[1], r[2], r[3]] ")", base, cell("libfabric", r[1], r[2], r[3], mine, r[4]), cell("UCX", r[1], r[2], r[3], mine, r[4])
+      }
+      copy = value["lego", "memcpy", "copy", 4096]
+      printf "READ of 4 KiB on one host: %s us; 1.3 memcpy + 0.3 us: %.2f us\n", value["lego", "shared-memory", "read", 4096], 1.3 * copy + 0.3
+      printf "READ of 4 KiB over TCP / bare TCP: %.2f\n", value["lego", "tcp", "read", 4096] / value["C", "tcp", "read", 4096]
+    }'
+}
+
+bench_models() {
+  say "link models: READs of 64 B, and of 1 MiB with eight under way, against what each model says"
+  timeout 60 "$binaries/lego-bench-fabric" models || fail "lego-bench-fabric models failed"
+}
+
 bench_storage() {
   local i
   say "the mounted tree against the native one, on $(findmnt -n -o FSTYPE -T "$scratch"); medians of $rounds runs; ratio above 1: the mounted tree is slower"
@@ -182,6 +307,6 @@ bench_storage() {
 [[ $what == memory || $what == all ]] && bench_memory
 [[ $what == trap || $what == all ]] && bench_trap
 [[ $what == idle || $what == all ]] && bench_idle
-[[ $what == fabric || $what == all ]] && bench_fabric
+[[ $what == fabric || $what == all ]] && bench_fabric && bench_devices && bench_models
 [[ $what == storage || $what == all ]] && bench_storage
 exit 0

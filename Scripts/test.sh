@@ -34,7 +34,7 @@ swift format lint --strict --recursive "$root/Sources" "$root/Tests" "$root/Pack
 
 options=(--package-path "$root")
 if [[ $sanitize ]]; then
-  export LEGO_TEST_TARGETS="WireTests FabricTests LiteTests MemoryTests"
+  export LEGO_TEST_TARGETS="WireTests FabricTests LiteTests LiteClientTests MemoryTests"
   options+=(--scratch-path "$root/.build-tsan" -c debug --sanitize thread)
   say "building (debug, ThreadSanitizer): $LEGO_TEST_TARGETS"
   swift build "${options[@]}" --product legoPackageTests 2>&1 | { grep -vE "^\[[0-9]+/[0-9]+\] " || true; } || fail "the build failed"

@@ -34,13 +34,14 @@ struct uffdio_move {
 #define CODE __attribute__((section("lego_agent"), used, noinline))
 #define INLINE static inline __attribute__((always_inline))
 #define PAGE ((volatile struct lego_agent_page *)(LEGO_AGENT_BASE + LEGO_AGENT_PAGE_OFFSET))
+#define EVICTOR_PAGE ((volatile struct lego_agent_page *)(LEGO_AGENT_BASE + LEGO_AGENT_EVICTOR_PAGE_OFFSET))
 #define IDENTITY (LEGO_AGENT_BASE + LEGO_AGENT_IDENTITY_OFFSET)
 #define POOL (LEGO_AGENT_BASE + LEGO_AGENT_POOL_OFFSET)
 #define BUFFER (LEGO_AGENT_BASE + LEGO_AGENT_BUFFER_OFFSET)
 #define POOL_BYTES (LEGO_AGENT_BATCH * 4096ull)
 
 // The agent's own descriptors, once it has closed all others.
-enum { MOVE_USERFAULT = 0, SELF = 1 };
+enum { MOVE_USERFAULT = 0, PIPE = 1, EVICTOR_PIPE = 2, SELF = 3 };
 
 INLINE long call6(long number, long a, long b, long c, long d, long e, long f) {
   long result;
@@ -56,7 +57,7 @@ INLINE long call6(long number, long a, long b, long c, long d, long e, long f) {
 INLINE long call3(long number, long a, long b, long c) { return call6(number, a, b, c, 0, 0, 0); }
 
 // Hands the descriptors over, or says which error there was. The kernel adds who the sender is.
-CODE static void greet(int socket, int error, int userfault) {
+CODE static long greet(int socket, int error, int userfault) {
   struct iovec part;
   struct msghdr message;
   union {
@@ -80,7 +81,7 @@ CODE static void greet(int socket, int error, int userfault) {
     message.msg_control = control.space;
     message.msg_controllen = CMSG_SPACE(sizeof(int));
   }
-  call3(SYS_sendmsg, socket, (long)&message, MSG_NOSIGNAL);
+  return call3(SYS_sendmsg, socket, (long)&message, MSG_NOSIGNAL);
 }
 
 CODE static long prepare(int *userfault) {
@@ -120,6 +121,36 @@ CODE static long prepare(int *userfault) {
   return result < 0 ? result : moves;
 }
 
+// Puts the pages that are to be spliced into the pipe, in the order of the list, as far as it goes.
+CODE static void splice_out(volatile struct lego_agent_page *page, uint32_t count, int pipe) {
+  struct iovec ranges[LEGO_AGENT_BATCH];
+  uint32_t used = 0, left;
+  long bytes;
+  for (uint32_t i = 0; i < count; i++) {
+    volatile struct lego_agent_operation *operation = &page->operations[i];
+    if (operation->kind != LEGO_AGENT_SPLICE) continue;
+    ranges[used].iov_base = (void *)operation->address;
+    ranges[used++].iov_len = operation->pages * 4096ull;
+  }
+  page->spliced = 0;
+  if (used == 0) return;
+  bytes = call6(SYS_vmsplice, pipe, (long)ranges, used, SPLICE_F_NONBLOCK, 0, 0);
+  left = bytes > 0 ? (uint32_t)(bytes / 4096) : 0;
+  page->spliced = left;
+  for (uint32_t i = 0; i < count; i++) {
+    volatile struct lego_agent_operation *operation = &page->operations[i];
+    if (operation->kind != LEGO_AGENT_SPLICE) continue;
+    operation->done = left < operation->pages ? left : operation->pages;
+    left -= operation->done;
+  }
+}
+
+// The pages of an operation that are to be dropped: all, or those that are in the pipe.
+INLINE uint32_t leaving(volatile struct lego_agent_operation *operation) {
+  if (operation->kind == LEGO_AGENT_SPLICE) return operation->done;
+  return operation->kind == LEGO_AGENT_DROP ? operation->pages : 0;
+}
+
 // Drops all that the list says with one call where the kernel takes a vector for the caller's own memory, else one by
 // one.
 CODE static void drop(volatile struct lego_agent_page *page, uint32_t count) {
@@ -128,26 +159,27 @@ CODE static void drop(volatile struct lego_agent_page *page, uint32_t count) {
   uint32_t used = 0;
   for (uint32_t i = 0; i < count; i++) {
     volatile struct lego_agent_operation *operation = &page->operations[i];
-    if (operation->kind != LEGO_AGENT_DROP) continue;
+    uint32_t pages = leaving(operation);
     operation->failed = 0;
+    if (pages == 0) continue;
     ranges[used].iov_base = (void *)operation->address;
-    ranges[used].iov_len = operation->pages * 4096ull;
+    ranges[used].iov_len = pages * 4096ull;
     bytes += ranges[used++].iov_len;
   }
   if (used == 0) return;
   if (used > 1 && call6(SYS_process_madvise, SELF, (long)ranges, used, MADV_DONTNEED, 0, 0) == (long)bytes) return;
   for (uint32_t i = 0; i < count; i++) {
     volatile struct lego_agent_operation *operation = &page->operations[i];
-    if (operation->kind != LEGO_AGENT_DROP) continue;
-    if (call3(SYS_madvise, operation->address, operation->pages * 4096ull, MADV_DONTNEED) == 0) continue;
+    uint32_t pages = leaving(operation);
+    if (pages == 0 || call3(SYS_madvise, operation->address, pages * 4096ull, MADV_DONTNEED) == 0) continue;
     // Locked memory, for instance: which pages remain must be known exactly.
-    for (uint32_t at = 0; at < operation->pages; at++)
+    for (uint32_t at = 0; at < pages; at++)
       if (call3(SYS_madvise, operation->address + at * 4096ull, 4096, MADV_DONTNEED) != 0)
         operation->failed |= 1ull << at;
   }
 }
 
-CODE static void evict(volatile struct lego_agent_page *page) {
+CODE static void evict(volatile struct lego_agent_page *page, int pipe) {
   uint32_t count = page->count;
   int moved = 0;
   if (count > LEGO_AGENT_BATCH) return;
@@ -171,10 +203,11 @@ CODE static void evict(volatile struct lego_agent_page *page) {
     }
   }
   if (moved) call3(SYS_madvise, POOL, POOL_BYTES, MADV_DONTNEED);
+  splice_out(page, count, pipe);
   drop(page, count);
 }
 
-CODE static void serve(volatile struct lego_agent_page *page) {
+CODE static void serve(volatile struct lego_agent_page *page, int pipe) {
   uint32_t seen = 0;
   for (;;) {
     for (uint32_t i = page->spins; i > 0 && page->requested == seen; i--) __asm__ volatile("pause");
@@ -191,7 +224,7 @@ CODE static void serve(volatile struct lego_agent_page *page) {
       page->result = call6(page->number, page->arguments[0], page->arguments[1], page->arguments[2], page->arguments[3],
                            page->arguments[4], page->arguments[5]);
     } else if (page->command == LEGO_AGENT_EVICT) {
-      evict(page);
+      evict(page, pipe);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     page->finished = seen;
@@ -200,11 +233,47 @@ CODE static void serve(volatile struct lego_agent_page *page) {
   }
 }
 
+// clone(operand `flags`, the stack that ends at operand `stack`), tested: 0 in the clone.
+#define ASM_CLONE(flags, stack) \
+  "mov $56, %%eax\n" \
+  "mov %" flags ", %%edi\n" \
+  "movabs %" stack ", %%rsi\n" \
+  "xor %%edx, %%edx\n" \
+  "xor %%r10d, %%r10d\n" \
+  "xor %%r8d, %%r8d\n" \
+  "syscall\n" \
+  "test %%eax, %%eax\n"
+// Closes the descriptor at operand `offset` of the page in r12.
+#define ASM_CLOSE(offset) \
+  "mov %c" offset "(%%r12), %%edi\n" \
+  "mov $3, %%eax\n" \
+  "syscall\n"
+
+CODE static void lego_agent_evictor_main(void) {
+  uint64_t name[2];
+  name[0] = 0x6976652d6f67656cull; // "lego-evictor"
+  name[1] = 0x726f7463ull;
+  call3(SYS_prctl, PR_SET_NAME, (long)name, 0);
+  serve(EVICTOR_PAGE, EVICTOR_PIPE);
+}
+
+// Starts the second thread. Without one, for want of processes, the first evicts.
+CODE __attribute__((naked)) static void start_evictor(void) {
+  __asm__ volatile(ASM_CLONE("0", "1")
+                   "jz 1f\n"
+                   "ret\n"
+                   "1: xor %%ebp, %%ebp\n"
+                   "call lego_agent_evictor_main\n"
+                   "ud2\n" ::"i"(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM |
+                                 CLONE_UNTRACED),
+                   "i"(LEGO_AGENT_BASE + LEGO_AGENT_EVICTOR_STACK_END));
+}
+
 CODE static void lego_agent_main(void) {
   volatile struct lego_agent_page *page = PAGE;
   uint64_t all = ~0ull, name[2];
   int userfault, socket = page->socket;
-  long moves;
+  long moves, pipe, evictor_pipe;
 
   call6(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, (long)&all, 0, 8, 0, 0);
   call3(SYS_setsid, 0, 0, 0);
@@ -212,26 +281,26 @@ CODE static void lego_agent_main(void) {
   name[1] = 0x746eull;
   call3(SYS_prctl, PR_SET_NAME, (long)name, 0);
   moves = prepare(&userfault);
-  greet(socket, moves < 0 ? (int)moves : 0, userfault);
-  if (moves < 0) call3(SYS_exit_group, 1, 0, 0);
+  pipe = call3(SYS_fcntl, page->pipes[0], F_DUPFD_CLOEXEC, SELF + 1);
+  evictor_pipe = call3(SYS_fcntl, page->pipes[1], F_DUPFD_CLOEXEC, SELF + 1);
+  if (moves >= 0 && pipe < 0) moves = pipe;
+  if (moves >= 0 && evictor_pipe < 0) moves = evictor_pipe;
+  if (moves >= 0) start_evictor();
+  // Whoever cannot greet is not wanted any more.
+  if (greet(socket, moves < 0 ? (int)moves : 0, userfault) < 0 || moves < 0) call3(SYS_exit_group, 1, 0, 0);
   // The program's pipes and files must not stay open through this process.
   if (moves != MOVE_USERFAULT) call3(SYS_dup3, moves, MOVE_USERFAULT, O_CLOEXEC);
-  call3(SYS_close_range, 1, ~0u, 0);
+  call3(SYS_dup3, pipe, PIPE, O_CLOEXEC);
+  call3(SYS_dup3, evictor_pipe, EVICTOR_PIPE, O_CLOEXEC);
+  call3(SYS_close_range, SELF, ~0u, 0);
   call3(SYS_pidfd_open, call3(SYS_getpid, 0, 0, 0), 0, 0);
-  serve(page);
+  serve(page, PIPE);
 }
 
 // Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never
 // sees the agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
 CODE __attribute__((naked)) void lego_agent_boot(void) {
-  __asm__ volatile("mov $56, %%eax\n" // clone
-                   "mov %0, %%edi\n"
-                   "movabs %2, %%rsi\n"
-                   "xor %%edx, %%edx\n"
-                   "xor %%r10d, %%r10d\n"
-                   "xor %%r8d, %%r8d\n"
-                   "syscall\n"
-                   "test %%eax, %%eax\n"
+  __asm__ volatile(ASM_CLONE("0", "2")
                    "jz 1f\n"
                    "js 3f\n"
                    "mov %%eax, %%edi\n"
@@ -241,15 +310,11 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "xor %%r10d, %%r10d\n"
                    "syscall\n"
                    "3: movabs %4, %%r12\n"
-                   "mov %c5(%%r12), %%edi\n"
-                   "mov $3, %%eax\n" // close
-                   "syscall\n"
-                   "mov %c6(%%r12), %%edi\n"
-                   "mov $3, %%eax\n"
-                   "syscall\n"
-                   "mov %c7(%%r12), %%edi\n"
-                   "mov $3, %%eax\n"
-                   "syscall\n"
+                   ASM_CLOSE("5")
+                   ASM_CLOSE("6")
+                   ASM_CLOSE("7")
+                   ASM_CLOSE("9")
+                   ASM_CLOSE("10")
                    "movl $1, %c8(%%r12)\n"
                    "lea %c8(%%r12), %%rdi\n"
                    "mov $202, %%eax\n" // futex(&booted, FUTEX_WAKE, 1)
@@ -259,14 +324,7 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "syscall\n"
                    "4: pause\n"
                    "jmp 4b\n"
-                   "1: mov $56, %%eax\n"
-                   "mov %1, %%edi\n"
-                   "movabs %3, %%rsi\n"
-                   "xor %%edx, %%edx\n"
-                   "xor %%r10d, %%r10d\n"
-                   "xor %%r8d, %%r8d\n"
-                   "syscall\n"
-                   "test %%eax, %%eax\n"
+                   "1:" ASM_CLONE("1", "3")
                    "jz 2f\n"
                    "xor %%edi, %%edi\n"
                    "mov $231, %%eax\n" // exit_group
@@ -278,7 +336,9 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "i"(LEGO_AGENT_BASE + LEGO_AGENT_STACK_END), "i"(LEGO_AGENT_BASE + LEGO_AGENT_PAGE_OFFSET),
                    "i"(offsetof(struct lego_agent_page, memory_file)),
                    "i"(offsetof(struct lego_agent_page, userfault_device)),
-                   "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)));
+                   "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)),
+                   "i"(offsetof(struct lego_agent_page, pipes[0])),
+                   "i"(offsetof(struct lego_agent_page, pipes[1])));
 }
 
 extern const char __start_lego_agent[], __stop_lego_agent[];

@@ -57,8 +57,6 @@ pid_t lego_spawn(const char *path, const char *const *arguments, const int *desc
   return error ? -error : process;
 }
 
-int lego_pipe(int *ends) { return pipe2(ends, O_CLOEXEC) < 0 ? -errno : 0; }
-
 int lego_pidfd_reap(int pidfd, int wait, int *status) {
   siginfo_t information = {0};
   int result;

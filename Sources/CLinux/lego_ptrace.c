@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "lego_ptrace.h"
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
@@ -47,6 +48,32 @@ int lego_ptrace_poll(pid_t thread, int *signal_number) {
   if (status >> 16 == PTRACE_EVENT_STOP) return WSTOPSIG(status) == SIGTRAP ? LEGO_STOP_INTERRUPT : LEGO_STOP_GROUP;
   if (WSTOPSIG(status) == (SIGTRAP | 0x80)) return LEGO_STOP_SYSCALL;
   return LEGO_STOP_SIGNAL;
+}
+
+// Lets one tracee go that has stopped or ended; 0 when there is none.
+static pid_t let_go(pid_t thread) {
+  int status;
+  pid_t found = waitpid(thread, &status, WNOHANG | __WALL | __WNOTHREAD);
+  if (found > 0 && WIFSTOPPED(status)) {
+    int is_signal = status >> 16 == 0 && WSTOPSIG(status) != (SIGTRAP | 0x80);
+    ptrace(PTRACE_DETACH, found, 0, is_signal ? WSTOPSIG(status) : 0);
+  }
+  return found > 0 ? found : 0;
+}
+
+int lego_ptrace_release(pid_t thread, int signal_number) {
+  if (ptrace(PTRACE_DETACH, thread, 0, signal_number) == 0) return 1;
+  // It runs, or has ended; in both cases there will be something to wait for.
+  ptrace(PTRACE_INTERRUPT, thread, 0, 0);
+  for (int tries = 0; tries < 20; tries++) {
+    if (let_go(thread) != 0) return 1;
+    poll(NULL, 0, 1);
+  }
+  return 0;
+}
+
+void lego_ptrace_sweep(void) {
+  while (let_go(-1) != 0) {}
 }
 
 ssize_t lego_process_read(pid_t pid, uint64_t address, void *into, size_t bytes) {

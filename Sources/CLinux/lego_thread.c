@@ -4,6 +4,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -25,3 +26,5 @@ int lego_thread_get_affinity(pid_t thread, uint64_t *mask, size_t words) {
 }
 
 int lego_thread_processor(void) { return sched_getcpu(); }
+
+void lego_thread_set_timer_slack(unsigned long nanoseconds) { prctl(PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0); }

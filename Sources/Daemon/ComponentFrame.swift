@@ -15,6 +15,7 @@ public final class ComponentFrame: Sendable {
     /// The way to the manager, for the service's calls.
     public let manager = ManagerLinkPromise()
     private let kind: ComponentKind
+    private let desk: FabricDesk
 
     /// Opens the node: `poolBytes` of registered memory, whole pages. `adjust` may change the node's other sizes.
     public init(
@@ -24,7 +25,7 @@ public final class ComponentFrame: Sendable {
         self.context = context
         self.kind = kind
         let name = context.settings[CommonKeys.name]
-        node = try Self.makeNode(
+        (node, desk) = try Self.makeParts(
             context, name: name.isEmpty ? kind.word : name, listen: CommonKeys.listen, poolBytes: poolBytes,
             adjust: adjust)
     }
@@ -34,6 +35,13 @@ public final class ComponentFrame: Sendable {
         _ context: DaemonContext, name: String, listen key: ConfigurationKey<NetworkAddress>, poolBytes: UInt64,
         adjust: (inout LiteConfiguration) -> Void = { _ in }
     ) throws -> RackNode {
+        try makeParts(context, name: name, listen: key, poolBytes: poolBytes, adjust: adjust).node
+    }
+
+    private static func makeParts(
+        _ context: DaemonContext, name: String, listen key: ConfigurationKey<NetworkAddress>, poolBytes: UInt64,
+        adjust: (inout LiteConfiguration) -> Void
+    ) throws -> (node: RackNode, desk: FabricDesk) {
         let listen = context.settings[key]
         if ["0.0.0.0", "::", "*"].contains(listen.host) {
             throw ConfigurationError(
@@ -42,10 +50,12 @@ public final class ComponentFrame: Sendable {
         }
         var configuration = LiteConfiguration(
             name: name, listen: FabricAddress(listen), poolBytes: Int(poolBytes) & ~4095)
+        let desk = FabricDesk(context.settings, logger: context.logger)
+        configuration.linkModel = { desk.model(of: $0) }
         adjust(&configuration)
         do {
             let device = try makeDevice(context, host: listen.host)
-            return try RackNode(device: device, configuration: configuration)
+            return (try RackNode(device: device, configuration: configuration), desk)
         } catch LiteError.fabric(.cannotListen(let address, let reason)) {
             throw DaemonError("cannot listen on \(address): \(reason); choose another address with --listen")
         }
@@ -56,6 +66,11 @@ public final class ComponentFrame: Sendable {
         var configuration = HybridDeviceConfiguration(
             path: FabricPath(rawValue: settings[CommonKeys.fabric]) ?? .automatic, address: host)
         configuration.adapter = settings[CommonKeys.adapter]
+        // The pools of the others are buffers.
+        if settings.schema.keys.contains(where: { $0.path == MemoryKeys.hugePages.path }) {
+            configuration.hugePages = HugePages(rawValue: settings[MemoryKeys.hugePages]) ?? .never
+        }
+        configuration.memoryNode = try node(context)
         do throws(FabricError) {
             let device = try RackDevice(configuration)
             if let absence = device.adapterAbsence {
@@ -65,6 +80,24 @@ public final class ComponentFrame: Sendable {
         } catch {
             throw .fabric(error)
         }
+    }
+
+    /// Keeps this thread, and so all that the component starts, on the configured NUMA node; answers it. nil: wherever.
+    private static func node(_ context: DaemonContext) throws(LiteError) -> Int? {
+        let settings = context.settings
+        let adapter = settings[CommonKeys.adapter]
+        guard let node = settings[CommonKeys.numaNode] ?? MemoryNode.ofAdapter(adapter) else { return nil }
+        do throws(FabricError) {
+            try MemoryNode.run(on: node)
+        } catch {
+            throw .fabric(error)
+        }
+        if MemoryNode.count == 1 {
+            context.logger.debug("one NUMA node: processors and memory are left as they are")
+            return nil
+        }
+        context.logger.debug("on a NUMA node", metadata: ["node": "\(node)"])
+        return node
     }
 
     /// Longest message between the manager and a processor, in bytes: a program's arguments and environment must fit.
@@ -90,6 +123,7 @@ public final class ComponentFrame: Sendable {
             kill(getpid(), SIGKILL)
             return (.ok, Acknowledgement())
         }
+        desk.register(on: node) { manager.link?.isManager($0) == true }
         node.onPeerLost { peer in
             manager.link?.peerLost(peer)
             peerLost(peer)
@@ -119,7 +153,12 @@ public final class ComponentFrame: Sendable {
                 readiness.report(.ready(name: name, liteAddress: address, apiAddress: ""))
             }
         }
-        let context = context
+        let membershipChanged = hooks.membershipChanged
+        let (context, manager, desk, node) = (context, manager, desk, node)
+        hooks.membershipChanged = { members in
+            desk.membershipChanged(members, manager: manager.link?.managerNode, node)
+            membershipChanged(members)
+        }
         return try ManagerLink(
             node: node, kind: kind, name: context.settings[CommonKeys.name],
             manager: FabricAddress(context.settings[CommonKeys.manager]), hooks: hooks, logger: context.logger,

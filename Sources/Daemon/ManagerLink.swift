@@ -101,6 +101,9 @@ public final class ManagerLink: Sendable {
     /// Whether the peer is the manager where this component is registered.
     public func isManager(_ peer: LitePeer) -> Bool { state.withLock { $0.registeredAt === peer } }
 
+    /// The manager's node, while this component is registered there.
+    var managerNode: NodeID? { state.withLock { $0.registeredAt?.id } }
+
     /// To be called for every peer that Lite gives up.
     public func peerLost(_ peer: LitePeer) {
         let wasManager = state.withLock { state in

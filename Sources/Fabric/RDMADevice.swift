@@ -182,6 +182,25 @@ public enum LinkKind: String, Sendable {
     case verbs
 }
 
+/// What one end of a connection has moved since it began.
+public struct LinkTraffic: Sendable, Equatable {
+    /// Requests that were posted.
+    public var requests: UInt64 = 0
+    /// Bytes that went to the peer, and that were fetched from it: payload of posted requests and direct accesses. What
+    /// the peer asked for, the peer counts.
+    public var bytesOut: UInt64 = 0
+    public var bytesIn: UInt64 = 0
+    public init() {}
+
+    public static func + (left: LinkTraffic, right: LinkTraffic) -> LinkTraffic {
+        var sum = left
+        sum.requests &+= right.requests
+        sum.bytesOut &+= right.bytesOut
+        sum.bytesIn &+= right.bytesIn
+        return sum
+    }
+}
+
 /// Why a fabric call failed. Each case's comment is the operator's message.
 public enum FabricError: Error, Sendable, CustomStringConvertible {
     /// CALL failed: REASON
@@ -245,6 +264,13 @@ public protocol QueuePair: AnyObject, Sendable {
         -> UnsafeMutableRawPointer?
     /// Ends an access that `beginAccess` has begun.
     func endAccess()
+    /// Why the connection took the path that it did: some words.
+    var pathReason: String { get }
+    /// Any thread, at any time; the counters of one moment may differ by the requests under way.
+    var traffic: LinkTraffic { get }
+    /// Lets operations take the time of a modelled link from now on, or with nil no longer. While a model is in force
+    /// `beginAccess` answers nil. Throws `invalid` where the device has no such models.
+    func follow(_ line: LinkLine?) throws(FabricError)
 }
 
 extension QueuePair {
@@ -255,6 +281,11 @@ extension QueuePair {
         -> UnsafeMutableRawPointer?
     { nil }
     public func endAccess() {}
+    public var pathReason: String { "" }
+    public var traffic: LinkTraffic { LinkTraffic() }
+    public func follow(_ line: LinkLine?) throws(FabricError) {
+        if line != nil { throw .invalid("a link model of a single device: the rack's device has them") }
+    }
 }
 
 /// A connection request that has arrived and waits for an answer.
@@ -282,6 +313,8 @@ public protocol RDMADevice: AnyObject, Sendable {
 
     /// Allocates and registers zeroed memory. This is what a peer on the same host can reach without the owner's CPU.
     func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> Region
+    /// As `allocate`, for the one large region that most transfers go to: in huge pages where the device is configured so.
+    func allocatePool(bytes: Int, access: RemoteAccess) throws(FabricError) -> Region
     /// Registers memory that the caller owns and keeps until the region is deregistered.
     func register(_ memory: UnsafeMutableRawBufferPointer, access: RemoteAccess) throws(FabricError) -> Region
     /// A completion queue for at least `capacity` completions.
@@ -297,4 +330,10 @@ public protocol RDMADevice: AnyObject, Sendable {
     ) throws(FabricError) -> (Pair, privateData: [UInt8])
     /// Disconnects everything, stops the device's threads and gives its resources back. Idempotent.
     func close()
+}
+
+extension RDMADevice {
+    public func allocatePool(bytes: Int, access: RemoteAccess) throws(FabricError) -> Region {
+        try allocate(bytes: bytes, access: access)
+    }
 }

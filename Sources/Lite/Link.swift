@@ -83,6 +83,8 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
 
     /// The initiator's greeting until `adopt`. The acceptor thread's alone.
     var pendingGreeting: Greeting?
+    /// What the queue pairs follow; nil without a link model.
+    let line = Mutex<LinkLine?>(nil)
     /// Responses that found the send queue full; the poller posts them later.
     let unsent = Mutex<[UnsentResponse]>([])
     /// Set by the poller when nothing of the link is left but what others hold.

@@ -40,7 +40,7 @@ extension LiteNode {
             link.giveCall(slot)
             return CallResult(status: .peerLost)
         }
-        while !postRequest(link, slot, function, request, waiter.pointee.call) {
+        while !postRequest(link, slot, function, request, Self.nothing, waiter.pointee.call) {
             if waiter.isOver || deadline.hasPassed {
                 link.giveCall(slot)
                 return CallResult(status: link.isLost ? .peerLost : .timedOut)
@@ -76,26 +76,33 @@ extension LiteNode {
         return CallResult(status: Status(rawValue: waiter.pointee.status), count: count)
     }
 
-    /// False when the send queue is full.
     @inline(__always)
-    private func postRequest(
-        _ link: Link<Device>, _ slot: Int, _ function: UInt16, _ request: UnsafeRawBufferPointer, _ call: UInt64
+    static var nothing: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
+
+    /// Sends a request that consists of two parts. False when the send queue is full.
+    @inline(__always)
+    func postRequest(
+        _ link: Link<Device>, _ slot: Int, _ function: UInt16, _ request: UnsafeRawBufferPointer,
+        _ rest: UnsafeRawBufferPointer, _ call: UInt64
     ) -> Bool {
         guard let port = link.ports[link.requestPair(slot)] else { return true }
         let message = link.outbox + link.layout.requestOffset(slot)
-        MessageHeader(count: request.count, word: UInt32(function), call: call).store(at: message)
-        if request.count > 0 {
-            (message + MessageHeader.encodedSize).copyMemory(from: request.baseAddress!, byteCount: request.count)
+        let count = request.count + rest.count
+        MessageHeader(count: count, word: UInt32(function), call: call).store(at: message)
+        let body = message + MessageHeader.encodedSize
+        if request.count > 0 { body.copyMemory(from: request.baseAddress!, byteCount: request.count) }
+        if rest.count > 0 {
+            (body + request.count).copyMemory(from: rest.baseAddress!, byteCount: rest.count)
         }
         port.gate.lock.lock()
         defer { port.gate.lock.unlock() }
         port.elements[0] = ScatterElement(
-            address: message, count: MessageHeader.encodedSize + request.count, localKey: link.outboxKey)
+            address: message, count: MessageHeader.encodedSize + count, localKey: link.outboxKey)
         var work = WorkRequest(.writeWithImmediate, local: UnsafeBufferPointer(start: port.elements, count: 1))
         work.remoteAddress = link.remoteRequest(slot)
         work.remoteKey = link.remoteMessageKey
         work.immediate = MessageImmediate(request: slot).rawValue
-        work.isInline = MessageHeader.encodedSize + request.count <= port.inlineBytes_max
+        work.isInline = MessageHeader.encodedSize + count <= port.inlineBytes_max
         return port.postLocked(&work, link.transferWaiters)
     }
 
@@ -120,8 +127,14 @@ extension LiteNode {
         let state = waiter.state
         guard Int(header.count) == Int(completion.count) - MessageHeader.encodedSize,
             Int(header.count) <= link.messageLimit, header.call == waiter.pointee.call,
-            state == Waiter.State.pending || state == Waiter.State.sleeping || state == Waiter.State.abandoned
+            state >= Waiter.State.pending && state <= Waiter.State.detached
         else { return fail(link) }
+        if state == Waiter.State.detached {
+            let token = endedLocked(waiter)
+            link.giveCall(slot)
+            endHandler?(token, Status(rawValue: Int32(bitPattern: header.word)))
+            return
+        }
         if state == Waiter.State.abandoned {
             // The caller left long ago; its response has come at last.
             _ = orphans.subtract(1, ordering: .sequentiallyConsistent)

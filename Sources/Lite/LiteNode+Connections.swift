@@ -41,6 +41,7 @@ extension LiteNode {
                 pair += 1
             } while pair < link.pairCount
             if try joinAsInitiator(link, address, until: deadline) {
+                startModel(link)
                 return membership.withLock { $0.peer(link.remoteNode) }
             }
         } catch {

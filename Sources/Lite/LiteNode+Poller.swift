@@ -48,14 +48,23 @@ extension LiteNode {
     func drainRequests(_ batch: UnsafeMutableBufferPointer<WorkCompletion>) -> Bool {
         let count = requests.poll(into: batch)
         for index in 0..<count { arrive(batch[index]) }
-        return count > 0
+        return count > 0 || (endHandler != nil && drainResponses())
+    }
+
+    /// Takes responses, unless somebody else does so just now.
+    @inline(__always)
+    private func drainResponses() -> Bool {
+        if !responses.lock.tryLock() { return false }
+        defer { responses.lock.unlock() }
+        return responses.drainLocked { arriveResponse($0) }
     }
 
     private func sleepForRequests() {
         // Something is waiting to be posted or reported: look again soon.
         let soon = unsent.load(ordering: .relaxed) != 0 || !unreported.isEmpty
         if failures.load(ordering: .acquiring) != 0 { return }
-        let hasOrphans = orphans.load(ordering: .acquiring) > 0
+        let hasOrphans = mustListen()
+        let limit = soon ? 1 : sleepLimit()
         if hasOrphans {
             responses.lock.lock()
             responses.queue.arm()
@@ -68,8 +77,9 @@ extension LiteNode {
             pollfd(fd: hasOrphans ? responses.queue.notificationDescriptor : -1, events: Int16(POLLIN), revents: 0)
         )
         withUnsafeMutablePointer(to: &watched) { pointer in
-            pointer.withMemoryRebound(to: pollfd.self, capacity: 3) { _ = Glibc.poll($0, 3, soon ? 1 : -1) }
+            pointer.withMemoryRebound(to: pollfd.self, capacity: 3) { _ = Glibc.poll($0, 3, limit) }
         }
+        if !hasOrphans, detached.load(ordering: .relaxed) > 0 { _ = drainResponses() }
         if watched.0.revents != 0 { requests.acknowledge() }
         if watched.1.revents != 0 { kick.drain() }
         if watched.2.revents != 0 {
@@ -88,6 +98,7 @@ extension LiteNode {
             for link in membership.withLock({ $0.links.compactMap { $0 } }) where link.isFailing { takeDown(link) }
         }
         if unsent.load(ordering: .acquiring) != 0 { retryUnsent() }
+        if detached.load(ordering: .acquiring) > 0 { expireDetached() }
         while let peer = unreported.first, events.add(peer) { unreported.removeFirst() }
     }
 
@@ -95,6 +106,7 @@ extension LiteNode {
     private func join(_ link: Link<Device>) -> Status {
         if link.isInitiator { return .malformed }
         let status = membership.withLock { $0.join(link, self: id) }
+        if status.isOK { startModel(link) }
         announceChange()
         return status
     }
@@ -245,6 +257,11 @@ extension LiteNode {
                 waiter.reset()
                 link.calls.give(slot)
                 _ = orphans.subtract(1, ordering: .sequentiallyConsistent)
+            case Waiter.State.detached:
+                let token = endedLocked(waiter)
+                waiter.reset()
+                link.calls.give(slot)
+                endHandler?(token, .peerLost)
             default: break
             }
         }

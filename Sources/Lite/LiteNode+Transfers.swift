@@ -25,7 +25,7 @@ extension LiteNode {
         _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, on pairs: TransferPairs = .common,
         until deadline: Deadline
     ) -> Status {
-        transfer(.read, .read, peer, pieces, on: pairs, until: deadline)
+        transfer(.read, .read, peer, pieces, ofPool, on: pairs, until: deadline)
     }
 
     /// Copies from this node's pool into the peer's, one-sided. On an error any part of the remote memory may have been written.
@@ -35,7 +35,7 @@ extension LiteNode {
         _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>, on pairs: TransferPairs = .common,
         until deadline: Deadline
     ) -> Status {
-        transfer(.write, .write, peer, pieces, on: pairs, until: deadline)
+        transfer(.write, .write, peer, pieces, ofPool, on: pairs, until: deadline)
     }
 
     /// Adds to an aligned 8-byte word of the peer's pool; answers its former value through `former`. Refusals and deadline as for
@@ -61,14 +61,14 @@ extension LiteNode {
     // MARK: Pieces
 
     @inline(__always)
-    private func transfer(
+    func transfer(
         _ opcode: WorkOpcode, _ right: RemoteAccess, _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>,
-        on pairs: TransferPairs, until deadline: Deadline
+        _ memory: LocalMemory, on pairs: TransferPairs, until deadline: Deadline
     ) -> Status {
         guard let link = link(of: peer) else { return .peerLost }
         if link.isLost { return .peerLost }
         guard link.remotePoolAccess.contains(right) else { return .accessRefused }
-        for piece in pieces where !isInside(piece, link) { return .accessRefused }
+        for piece in pieces where !isInside(piece, memory, link) { return .accessRefused }
         var cursor = TransferCursor(pieces)
         if cursor.isAtEnd { return .ok }
         let slot: Int
@@ -81,19 +81,25 @@ extension LiteNode {
             return .peerLost
         }
         repeat {
-            if !postWindow(opcode, link, port, slot, &cursor, until: deadline) { return .timedOut }
+            if !postWindow(opcode, link, port, slot, memory, &cursor, until: deadline) { return .timedOut }
             if !finish(link, port, slot, until: deadline) { return .timedOut }
         } while !cursor.isAtEnd && link.transferWaiters[slot].status == 0
         return conclude(link, slot)
     }
 
-    /// Whether both ends of a piece lie inside their pools.
+    /// The pool, as the local end of transfers.
     @inline(__always)
-    private func isInside(_ piece: Transfer, _ link: Link<Device>) -> Bool {
-        let local = UInt(bitPattern: piece.local) &- UInt(bitPattern: poolRegion.base)
+    private var ofPool: LocalMemory {
+        LocalMemory(base: poolRegion.base, count: configuration.poolBytes, key: poolRegion.localKey)
+    }
+
+    /// Whether both ends of a piece lie inside their memory.
+    @inline(__always)
+    private func isInside(_ piece: Transfer, _ memory: LocalMemory, _ link: Link<Device>) -> Bool {
+        let local = UInt(bitPattern: piece.local) &- UInt(bitPattern: memory.base)
         let (end, overflow) = piece.remoteOffset.addingReportingOverflow(UInt64(truncatingIfNeeded: piece.count))
-        return piece.count >= 0 && local <= UInt(configuration.poolBytes)
-            && UInt(bitPattern: piece.count) <= UInt(configuration.poolBytes) &- local
+        return piece.count >= 0 && local <= UInt(memory.count)
+            && UInt(bitPattern: piece.count) <= UInt(memory.count) &- local
             && !overflow && end <= link.remotePoolBytes
     }
 
@@ -101,8 +107,8 @@ extension LiteNode {
     /// the transfer's slot is not used again.
     @inline(__always)
     private func postWindow(
-        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ cursor: inout TransferCursor,
-        until deadline: Deadline
+        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ memory: LocalMemory,
+        _ cursor: inout TransferCursor, until deadline: Deadline
     ) -> Bool {
         let waiter = link.transferWaiters + slot
         var window = 0
@@ -119,7 +125,7 @@ extension LiteNode {
                 let isLast =
                     requests + 1 == TransferLimit.burstRequests || bytes + piece.count >= TransferLimit.burstBytes
                     || cursor.isLast(piece.count)
-                if !post(opcode, link, port, slot, piece, isLast) { break }
+                if !post(opcode, link, port, slot, memory.key, piece, isLast) { break }
                 requests += 1
                 bytes += piece.count
                 cursor.advance(piece.count)
@@ -142,9 +148,10 @@ extension LiteNode {
 
     @inline(__always)
     private func post(
-        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ piece: Transfer, _ isLast: Bool
+        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ key: UInt32,
+        _ piece: Transfer, _ isLast: Bool
     ) -> Bool {
-        port.elements[0] = ScatterElement(address: piece.local, count: piece.count, localKey: poolRegion.localKey)
+        port.elements[0] = ScatterElement(address: piece.local, count: piece.count, localKey: key)
         var work = WorkRequest(opcode, local: UnsafeBufferPointer(start: port.elements, count: 1))
         work.remoteAddress = link.remotePoolAddress &+ piece.remoteOffset
         work.remoteKey = link.remotePoolKey
@@ -195,6 +202,48 @@ extension LiteNode {
         port.gate.lock.unlock()
         if !finish(link, port, slot, until: deadline) { return .timedOut }
         if link.transferWaiters[slot].status == 0 { former = result.load(as: UInt64.self) }
+        return conclude(link, slot)
+    }
+
+    // MARK: Other memory
+
+    /// Posts so many READs as `describe` makes them, whatever registered memory they go to, and waits for all of them.
+    func transferDirectly(
+        _ link: Link<Device>, requests: Int, until deadline: Deadline,
+        _ describe: (UnsafeMutablePointer<ScatterElement>, inout WorkRequest) -> Void
+    ) -> Status {
+        if link.isLost { return .peerLost }
+        let slot: Int
+        switch takeTransfer(link, until: deadline) {
+        case .success(let taken): slot = taken
+        case .failure(let status): return status.status
+        }
+        guard let port = link.ports[link.transferPair(slot, on: .common)] else {
+            link.giveTransfer(slot)
+            return .peerLost
+        }
+        port.gate.lock.lock()
+        link.transferWaiters[slot].count = UInt32(requests)
+        var posted = 0
+        while posted < requests {
+            var work = WorkRequest(.read, local: UnsafeBufferPointer(start: port.elements, count: 1))
+            describe(port.elements, &work)
+            if port.postLocked(&work, transfer: slot, isLast: true, link.transferWaiters) {
+                posted += 1
+                continue
+            }
+            port.gate.lock.unlock()
+            if deadline.hasPassed {
+                // What was posted goes on: the end of the connection ends it, and the slot is not used again.
+                fail(link)
+                return .timedOut
+            }
+            sched_yield()
+            port.gate.lock.lock()
+        }
+        port.drainLocked(link.transferWaiters)
+        port.gate.lock.unlock()
+        if !finish(link, port, slot, until: deadline) { return .timedOut }
         return conclude(link, slot)
     }
 

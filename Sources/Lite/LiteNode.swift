@@ -55,6 +55,18 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     let unsent = Atomic<Int>(0)
     /// How many calls were given up by their callers and wait for their response; -1 for a moment while one comes.
     let orphans = Atomic<Int>(0)
+    /// How many detached calls are under way, and how many there ever were.
+    let detached = Atomic<Int>(0)
+    let begun = Atomic<Int>(0)
+    /// How many of them the poller looks for, and whether it sleeps without doing so.
+    let urgent = Atomic<Int>(0)
+    let isDeaf = Atomic<Bool>(false)
+    /// Whether the poller sleeps without a limit, so that a detached call must tell it of its deadline.
+    let isUntimed = Atomic<Bool>(false)
+    // The poller's alone: see `sleepLimit` and `expireDetached`.
+    var begunSeen = 0
+    var lastBegun_ns: UInt64 = 0
+    var lastExpiry_ns: UInt64 = 0
     let isStopping = Atomic<Bool>(false)
     /// Whether the poller should spin after a request.
     let gauge = SpinGauge()
@@ -63,6 +75,8 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     let events: WorkerPool<LitePeer>
     /// Written before `start`.
     private var peerLost: [@Sendable (LitePeer) -> Void] = []
+    /// Written before `start`. With one the poller also takes responses.
+    private(set) var endHandler: (@Sendable (UInt64, Status) -> Void)?
     /// Owned by `start` and `close`.
     private var poller: KernelThread?
     private var acceptor: KernelThread?
@@ -85,7 +99,7 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
         // Each queue pair of each link may have a receive for each call slot; each can complete at once when a peer is lost.
         let completions_max = links * (configuration.queuePairsPerPeer + 1) / 2 * configuration.callsPerPeer_max
         do throws(FabricError) {
-            poolRegion = try device.allocate(bytes: configuration.poolBytes, access: configuration.poolAccess)
+            poolRegion = try device.allocatePool(bytes: configuration.poolBytes, access: configuration.poolAccess)
             requests = try device.makeCompletionQueue(capacity: completions_max)
             let responseQueue = try device.makeCompletionQueue(capacity: completions_max)
             do throws(KernelError) {
@@ -147,6 +161,14 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
     public func onPeerLost(_ handler: @escaping @Sendable (LitePeer) -> Void) {
         membership.withLock { precondition(!$0.isStarted, "onPeerLost is set before start") }
         peerLost.append(handler)
+    }
+
+    /// Sets what is told of the end of each call of `begin`: its token and its status (the callee's, `timedOut` or
+    /// `peerLost`). It runs on whatever thread took the response, under a lock of the node's: it must not wait nor use
+    /// the node. Before `start` only.
+    public func onEnded(_ handler: @escaping @Sendable (UInt64, Status) -> Void) {
+        membership.withLock { precondition(!$0.isStarted, "onEnded is set before start") }
+        endHandler = handler
     }
 
     /// Starts the poller, the workers and the acceptance of peers. Once.

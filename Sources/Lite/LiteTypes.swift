@@ -33,6 +33,9 @@ public struct LiteConfiguration: Sendable {
     public var workerQueue_max = 1024
     /// How long the poller and a waiting caller spin before they sleep (LITE §5.2, adaptive).
     public var spin: Duration = .microseconds(10)
+    /// What a link to a node takes the time of from its beginning on, see `LiteNode.setLinkModel`; nil: what it really
+    /// takes. Called once a link, by Lite's own threads: it must not wait.
+    public var linkModel: @Sendable (NodeID) -> LinkModel? = { _ in nil }
 
     public init(name: String, listen: FabricAddress, poolBytes: Int) {
         self.name = name

@@ -15,10 +15,12 @@ struct Waiter {
         static let sleeping: UInt32 = 2
         /// The owner has given up; whoever completes it gives the slot back.
         static let abandoned: UInt32 = 3
+        /// Posted; nobody waits: its end is told to the node's `onEnded`.
+        static let detached: UInt32 = 4
         /// Completed: the other fields say how.
-        static let done: UInt32 = 4
+        static let done: UInt32 = 5
         /// Will never complete: the peer is gone.
-        static let lost: UInt32 = 5
+        static let lost: UInt32 = 6
     }
 
     /// The futex word. First, so that its address is the waiter's.
@@ -27,13 +29,17 @@ struct Waiter {
     var status: Int32 = 0
     /// A call: bytes of the response. A transfer: portions whose completion is outstanding.
     var count: UInt32 = 0
-    var reserved: UInt32 = 0
+    /// A detached call: whether the poller is to look for its response.
+    var isUrgent: UInt32 = 0
     /// A call: its number, which the response must repeat. Never reused within a slot.
     var call: UInt64 = 0
     /// The list of sleeping waiters, see `CompletionGate`.
     var next: UnsafeMutablePointer<Waiter>?
     var previous: UnsafeMutablePointer<Waiter>?
-    var padding: (UInt64, UInt64, UInt64) = (0, 0, 0)
+    /// Of a detached call: what its end is told with, and when it is given up, on the monotonic clock in nanoseconds.
+    var token: UInt64 = 0
+    var limit_ns: UInt64 = 0
+    var padding: UInt64 = 0
 
     static func table(count: Int) -> UnsafeMutablePointer<Waiter> {
         let memory = UnsafeMutableRawPointer.allocate(byteCount: count * MemoryLayout<Waiter>.stride, alignment: 64)

@@ -26,8 +26,6 @@ struct Outcome {
 /// Cost of an operation that the daemon serves at once: no system call, two locked sections of some ten nanoseconds.
 final class ClientChannel: @unchecked Sendable {
     private static let leastSpin_ns: UInt64 = 3000
-    /// Bits of a submission's number that a completion repeats.
-    private static let sequenceMask = UInt32.max >> 1
 
     let base: UnsafeMutableRawPointer
     /// The asynchronous operations under way.
@@ -40,6 +38,9 @@ final class ClientChannel: @unchecked Sendable {
     private let ring: UnsafeMutablePointer<lite_submission>
     private let completions: UnsafeMutablePointer<lite_completion>
     private let gauge = SpinGauge()
+    /// The same for what other programs end: calls, requests, locks, barriers. Where those have no processor of their
+    /// own, a program that spins keeps the very one from running that it waits for.
+    private let gaugeOfOthers = SpinGauge()
     private let lock = AdaptiveLock()
     // Protected by `lock`.
     private var freeSlots: UInt64 = .max
@@ -174,16 +175,17 @@ final class ClientChannel: @unchecked Sendable {
 
     @inline(__always)
     func isDone(_ ticket: Ticket) -> Bool {
-        lego_atomic_load_u32(word(ticket.slot)) &>> 1 == ticket.sequence & Self.sequenceMask
+        lego_atomic_load_u32(word(ticket.slot)) == ticket.sequence
     }
 
     /// Waits for an operation. At the deadline it is withdrawn; it then ends all the same, with `LITE_ETIMEDOUT`
     /// unless it was over already. With `LITE_EDAEMON` when the daemon is gone, or does not do even that: the slot
     /// then is lost.
     @inline(__always)
-    func wait(_ ticket: Ticket, until deadline: Deadline, copying bytes: Int = 0) -> Outcome {
+    func wait(_ ticket: Ticket, until deadline: Deadline, copying bytes: Int = 0, forOthers: Bool = false) -> Outcome {
         if isDone(ticket) { return outcome(ticket) }
         if spin_ns > 0, lego_atomic_load_u32(yieldsWord) == 0 {
+            if forOthers { return waitForOthers(ticket, until: deadline) }
             // Where spinning does not pay, still as long as sleeping and waking would cost.
             let isWorthIt = gauge.shouldSpin()
             let span = isWorthIt ? spin_ns : min(spin_ns, Self.leastSpin_ns)
@@ -204,16 +206,39 @@ final class ClientChannel: @unchecked Sendable {
     }
 
     @inline(never)
+    private func waitForOthers(_ ticket: Ticket, until deadline: Deadline) -> Outcome {
+        // As long as it takes the daemon to wake the other program, if that shares this processor: one that falls idle
+        // in between is slow to wake up.
+        let isWorthIt = gaugeOfOthers.shouldSpin()
+        let limit = monotonicNanoseconds() &+ (isWorthIt ? spin_ns : min(spin_ns, Self.leastSpin_ns))
+        repeat {
+            for _ in 0..<32 {
+                if isDone(ticket) {
+                    gaugeOfOthers.succeed()
+                    return outcome(ticket)
+                }
+                lego_spin_pause()
+            }
+        } while monotonicNanoseconds() < limit
+        if isWorthIt { gaugeOfOthers.fail() }
+        return sleep(ticket, until: deadline)
+    }
+
+    @inline(never)
     private func sleep(_ ticket: Ticket, until given: Deadline) -> Outcome {
+        let state = word(ticket.slot)
+        let sleeps = state + 15
+        lego_atomic_store_u32(sleeps, 1)
+        defer { lego_atomic_store_u32(sleeps, 0) }
+        lego_atomic_fence()
         var deadline = given
         var isCancelled = false
         while true {
-            var seen = lego_atomic_load_u32(word(ticket.slot))
-            if isDone(ticket) { return outcome(ticket) }
-            if seen & 1 == 0, !lego_atomic_compare_exchange_u32(word(ticket.slot), &seen, seen | 1) { continue }
+            let seen = lego_atomic_load_u32(state)
+            if seen == ticket.sequence { return outcome(ticket) }
             // The daemon wakes a waiter; only its death is looked for.
             let look = Deadline.after(.milliseconds(200))
-            Futex.wait(word(ticket.slot), while: seen | 1, until: min(look, deadline))
+            Futex.wait(state, while: seen, until: min(look, deadline))
             if isDone(ticket) { return outcome(ticket) }
             if isLiteSocketClosed(socket) { return Outcome(status: LITE_EDAEMON.code) }
             if !deadline.hasPassed { continue }

@@ -11,9 +11,8 @@ func ringLiteDoorbell(_ socket: Int32) {
 
 /// Whether the daemon has ended.
 func isLiteSocketClosed(_ socket: Int32) -> Bool {
-    var watched = pollfd(fd: socket, events: Int16(POLLIN), revents: 0)
-    // The daemon never sends after the welcome: anything to read is the end.
-    return poll(&watched, 1, 0) > 0 && watched.revents != 0
+    var watched = pollfd(fd: socket, events: 0, revents: 0)
+    return poll(&watched, 1, 0) > 0 && watched.revents & Int16(POLLHUP | POLLERR | POLLNVAL) != 0
 }
 
 /// The joining hand-shake.

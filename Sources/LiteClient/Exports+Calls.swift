@@ -32,6 +32,23 @@ func exportedReply(_ lite: OpaquePointer?, _ call: UInt64, _ buffer: UnsafeRawPo
     return session.reply(call, buffer, Int(clamping: count))
 }
 
+@_cdecl("lite_reply_receive")
+func exportedReplyReceive(
+    _ lite: OpaquePointer?, _ call: UInt64, _ reply: UnsafeRawPointer?, _ count: UInt64, _ function: UInt16,
+    _ buffer: UnsafeMutableRawPointer?, _ capacity: UInt64, _ request: UnsafeMutablePointer<lite_request>?,
+    _ timeout_ms: Int32
+) -> Int32 {
+    guard let session = session(lite), let buffer, let request, reply != nil || count == 0 else {
+        return LITE_EINVAL.code
+    }
+    var taken = LiteRequest(call: 0, node: 0, count: 0)
+    let status = session.replyReceive(
+        call, reply, Int(clamping: count), function, buffer, Int(clamping: capacity), &taken,
+        until: LiteSession.deadline(timeout_ms))
+    if status >= 0 { request.pointee = lite_request(call: taken.call, node: taken.node, count: UInt64(taken.count)) }
+    return status
+}
+
 @_cdecl("lite_call")
 func exportedCall(
     _ lite: OpaquePointer?, _ node: UInt64, _ function: UInt16, _ request: UnsafeRawPointer?, _ count: UInt64,

@@ -152,6 +152,20 @@ func exportedWriteAsync(
         LITE_OP_WRITE, lite, handle, offset, buffer.map(UnsafeMutableRawPointer.init(mutating:)), count, operation)
 }
 
+@_cdecl("lite_buffer_alloc")
+func exportedBufferAlloc(
+    _ lite: OpaquePointer?, _ bytes: UInt64, _ buffer: UnsafeMutablePointer<UnsafeMutableRawPointer?>?
+) -> Int32 {
+    guard let session = session(lite), let buffer else { return LITE_EINVAL.code }
+    return session.makeBuffer(bytes, &buffer.pointee)
+}
+
+@_cdecl("lite_buffer_free")
+func exportedBufferFree(_ lite: OpaquePointer?, _ buffer: UnsafeMutableRawPointer?) -> Int32 {
+    guard let session = session(lite), let buffer else { return LITE_EINVAL.code }
+    return session.dropBuffer(buffer)
+}
+
 /// `lite_operation_t`.
 typealias LiteOperationWords = lite_operation
 

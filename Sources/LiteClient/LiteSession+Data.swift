@@ -17,6 +17,7 @@ extension LiteSession {
         _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int
     ) -> Int32 {
         if count <= 0 { return LITE_EINVAL.code }
+        if let place = buffers.place(buffer, count) { return transferInPlace(opcode, handle, offset, place, count) }
         if count > Int(LITE_CELL) { return transferLarge(opcode, handle, offset, buffer, count) }
         let channel = channel
         guard var ticket = channel.takeWaiting(bytes: count) else { return LITE_EBUSY.code }
@@ -24,7 +25,9 @@ extension LiteSession {
         let isWord = count == 8
         if opcode == LITE_OP_WRITE, !isWord { data.copyMemory(from: buffer, byteCount: count) }
         let word = isWord && opcode == LITE_OP_WRITE ? buffer.loadUnaligned(as: UInt64.self) : 0
-        post(opcode, channel, &ticket, handle, offset, count, whole: count, isWord: isWord, word)
+        post(
+            opcode, channel, &ticket, handle, offset, count, at: UInt64(ticket.data), whole: count, isWord: isWord,
+            word)
         let outcome = channel.wait(ticket, until: .never, copying: count)
         if outcome.status == 0, opcode == LITE_OP_READ {
             if isWord {
@@ -40,14 +43,14 @@ extension LiteSession {
     @inline(__always)
     private func post(
         _ opcode: lite_opcode, _ channel: ClientChannel, _ ticket: inout Ticket, _ handle: UInt64, _ offset: UInt64,
-        _ count: Int, whole: Int, isWord: Bool = false, _ word: UInt64 = 0
+        _ count: Int, at place: UInt64, whole: Int, isWord: Bool = false, _ word: UInt64 = 0
     ) {
         var submission = lite_submission()
         submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
         submission.handle = handle
         submission.offset = offset
         submission.count = UInt64(count)
-        submission.data = UInt64(ticket.data)
+        submission.data = place
         submission.operand = UInt64(whole)
         if isWord {
             submission.flags = UInt8(LITE_FLAG_WORD)
@@ -56,12 +59,41 @@ extension LiteSession {
         channel.post(&submission, &ticket)
     }
 
+    /// A transfer of memory that the daemon reaches: nothing is copied here.
+    @inline(__always)
+    private func transferInPlace(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ place: UInt64, _ count: Int
+    ) -> Int32 {
+        if count > Int(LITE_ASYNC_MAX) { return transferParts(opcode, handle, offset, nil, place, count) }
+        let channel = channel
+        guard var ticket = channel.takeWaiting(bytes: 0) else { return LITE_EBUSY.code }
+        post(opcode, channel, &ticket, handle, offset, count, at: place, whole: count)
+        let outcome = channel.wait(ticket, until: .never, copying: count)
+        if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+        return outcome.status
+    }
+
     @inline(never)
     private func transferLarge(
         _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer, _ count: Int
+    ) -> Int32 { transferParts(opcode, handle, offset, buffer, 0, count) }
+
+    /// Parts of a transfer that are under way at a time: while the daemon copies one, the program copies another.
+    private static var window: Int { 4 }
+    /// How many bytes a part has: so few that the copies overlap, so many that a part's own cost does not show.
+    private static func partBytes(_ count: Int) -> Int {
+        min(max((count / 4 + 4095) & ~4095, 16 << 10), Int(LITE_BLOCK))
+    }
+
+    /// `buffer`: the program's memory, by way of the channel; nil for a place in a buffer.
+    @inline(never)
+    private func transferParts(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ buffer: UnsafeMutableRawPointer?, _ place: UInt64,
+        _ count: Int
     ) -> Int32 {
         let channel = channel
-        let window = 4
+        let window = Self.window
+        let partBytes = buffer == nil ? Int(LITE_ASYNC_MAX) : Self.partBytes(count)
         return withUnsafeTemporaryAllocation(of: (ticket: Ticket, at: Int, count: Int).self, capacity: window) {
             parts in
             var posted = 0
@@ -70,15 +102,17 @@ extension LiteSession {
             var status: Int32 = 0
             while next < count || finished < posted {
                 if next < count, status == 0, posted - finished < window {
-                    let part = min(count - next, Int(LITE_BLOCK))
+                    let part = min(count - next, partBytes)
+                    let room = buffer == nil ? 0 : part
                     // Waits for others' blocks only while it holds none itself.
-                    let taken = posted == finished ? channel.takeWaiting(bytes: part) : channel.take(bytes: part)
+                    let taken = posted == finished ? channel.takeWaiting(bytes: room) : channel.take(bytes: room)
                     if var ticket = taken {
-                        if opcode == LITE_OP_WRITE {
+                        if opcode == LITE_OP_WRITE, let buffer {
                             (channel.base + ticket.data).copyMemory(from: buffer + next, byteCount: part)
                         }
                         post(
-                            opcode, channel, &ticket, handle, offset &+ UInt64(next), part, whole: count - next)
+                            opcode, channel, &ticket, handle, offset &+ UInt64(next), part,
+                            at: buffer == nil ? place + UInt64(next) : UInt64(ticket.data), whole: count - next)
                         parts[posted % window] = (ticket, next, part)
                         posted += 1
                         next += part
@@ -89,7 +123,7 @@ extension LiteSession {
                 if finished == posted { break }
                 let (ticket, at, size) = parts[finished % window]
                 let outcome = channel.wait(ticket, until: .never, copying: size)
-                if outcome.status == 0, opcode == LITE_OP_READ {
+                if outcome.status == 0, opcode == LITE_OP_READ, let buffer {
                     (buffer + at).copyMemory(from: channel.base + ticket.data, byteCount: size)
                 }
                 if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
@@ -106,11 +140,15 @@ extension LiteSession {
     ) -> Int32 {
         guard count > 0, count <= Int(LITE_ASYNC_MAX) else { return LITE_EINVAL.code }
         let number = channels.count == 1 ? 0 : channels.firstIndex { $0 === channel } ?? 0
-        guard var ticket = channels[number].take(bytes: count) else { return LITE_EBUSY.code }
-        if opcode == LITE_OP_WRITE { (channels[number].base + ticket.data).copyMemory(from: buffer, byteCount: count) }
-        let target = opcode == LITE_OP_READ ? buffer : nil
+        let place = buffers.place(buffer, count)
+        guard var ticket = channels[number].take(bytes: place == nil ? count : 0) else { return LITE_EBUSY.code }
+        if opcode == LITE_OP_WRITE, place == nil {
+            (channels[number].base + ticket.data).copyMemory(from: buffer, byteCount: count)
+        }
+        let target = opcode == LITE_OP_READ && place == nil ? buffer : nil
         let generation = channels[number].notes.note(ticket, target: target, count: count)
-        post(opcode, channels[number], &ticket, handle, offset, count, whole: count)
+        post(
+            opcode, channels[number], &ticket, handle, offset, count, at: place ?? UInt64(ticket.data), whole: count)
         channels[number].notes.update(ticket)
         operation = LiteOperation(place: UInt64(number) << 16 | UInt64(ticket.slot), generation: generation)
         return 0
@@ -128,7 +166,7 @@ extension LiteSession {
         guard let (channel, slot) = find(operation), let noted = channel.notes.claim(slot, operation.generation) else {
             return LITE_EINVAL.code
         }
-        let outcome = channel.wait(noted.ticket, until: .never)
+        let outcome = channel.wait(noted.ticket, until: .never, copying: noted.count)
         if outcome.status == 0, let target = noted.target {
             target.copyMemory(from: channel.base + noted.ticket.data, byteCount: noted.count)
         }

@@ -2,6 +2,7 @@ import CLinux
 import CLite
 import Glibc
 import Kernel
+import Synchronization
 
 /// A program's membership in LITE, by way of this host's node daemon: regions of remote memory, calls, locks and
 /// barriers. `lite.h` documents each operation; this is the same in Swift, with errors thrown.
@@ -29,6 +30,9 @@ public final class LiteSession: @unchecked Sendable {
     let channels: [ClientChannel]
     /// This host's node.
     public let node: UInt64
+    let buffers = BufferList()
+    /// Held while a buffer is made.
+    let making = Mutex<Void>(())
     private let isLeft: UnsafeMutablePointer<UInt32>
 
     /// Joins the daemon that listens at `path` (nil: `$LEGO_LITE_SOCKET`, else /run/lego/lite.sock).
@@ -66,7 +70,8 @@ public final class LiteSession: @unchecked Sendable {
     func run(
         _ opcode: lite_opcode, bytes: Int, until deadline: Deadline = .never,
         fill: (inout lite_submission, UnsafeMutableRawPointer) -> Void,
-        collect: (Outcome, UnsafeMutableRawPointer) -> Void = { _, _ in }
+        collect: (Outcome, UnsafeMutableRawPointer) -> Void = { _, _ in },
+        refuse: (Outcome) -> Void = { _ in }
     ) -> Int32 {
         let channel = channel
         guard var ticket = channel.takeWaiting(bytes: bytes) else { return LITE_EBUSY.code }
@@ -75,11 +80,18 @@ public final class LiteSession: @unchecked Sendable {
         submission.data = UInt64(ticket.data)
         fill(&submission, channel.base + ticket.data)
         channel.post(&submission, &ticket)
-        let outcome = channel.wait(ticket, until: deadline)
-        if outcome.status >= 0 { collect(outcome, channel.base + ticket.data) }
+        let outcome = channel.wait(ticket, until: deadline, forOthers: Self.isForOthers(opcode))
+        if outcome.status >= 0 { collect(outcome, channel.base + ticket.data) } else { refuse(outcome) }
         // A daemon that is gone may not be: its late answer must find nobody else in the slot.
         if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
         return outcome.status
+    }
+
+    /// What ends when another program does something.
+    @inline(__always)
+    private static func isForOthers(_ opcode: lite_opcode) -> Bool {
+        opcode == LITE_OP_RECEIVE || opcode == LITE_OP_REPLY_RECEIVE || opcode == LITE_OP_LOCK
+            || opcode == LITE_OP_BARRIER
     }
 
     /// An operation that has a name as its data.

@@ -4,7 +4,8 @@ import Wire
 /// address.
 ///
 /// *Leaf* verbs never wait and run on the callee's poller. The others may ask leaf verbs of third nodes, but nothing
-/// else: so no circle of nodes waits for each other's workers.
+/// else: so no circle of nodes waits for each other's workers. What the three that wait by themselves wait for needs no
+/// worker of the callee.
 enum ClusterVerb: UInt8, CaseIterable {
     /// Node's address and name: text, second text. The answer: the callee's name.
     case hello = 1
@@ -58,13 +59,20 @@ enum ClusterVerb: UInt8, CaseIterable {
     case depart = 25
     /// token, value: the wait is over. `LITE_EGONE` when nobody waits any more.
     case wake = 26
+    /// kind: waits until the name is nobody's claim, a second at most.
+    case awaitClaim = 27
+    /// Waits until memory that is being cleared is there, a second at most.
+    case awaitMemory = 28
+    /// region, of the caller: waits until no operation on it is under way, a second at most. The answer: those left.
+    case awaitRegion = 29
 
     var isLeaf: Bool {
         switch self {
         case .members, .claim, .unclaim, .find, .reserve, .release, .openRegion, .closeRegion, .nameRegion,
             .regionFreed, .rightsChanged, .atomic, .openLock, .acquire, .wake:
             true
-        case .hello, .freeRegion, .changeRights, .fill, .move, .push, .withdraw, .unlock, .closeLock, .arrive, .depart:
+        case .hello, .freeRegion, .changeRights, .fill, .move, .push, .withdraw, .unlock, .closeLock, .arrive, .depart,
+            .awaitClaim, .awaitMemory, .awaitRegion:
             false
         }
     }

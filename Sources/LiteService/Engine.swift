@@ -4,51 +4,67 @@ import Glibc
 import Kernel
 import Lite
 
-// The serving threads. The leader takes submissions from the channels that are *hot*; one in which nothing has come
-// for a while goes to sleep, and its program must ring to be looked at again. What does not wait is done at once;
-// before anything that waits for another node the leader lets another thread lead.
-extension LiteService {
-    /// Submissions that a channel is served in a row.
-    private static var burst_max: Int { 16 }
-    private static var events_max: Int { 64 }
+/// What a serving thread works with; its own.
+struct Workbench {
+    /// Submissions that are taken together.
+    static let batch_max = 16
+    static let events_max = 64
+    let batch: UnsafeMutablePointer<lite_submission>
+    let later: UnsafeMutablePointer<CountedTransfer>
+    let events: UnsafeMutableBufferPointer<epoll_event>
 
+    init() {
+        batch = .allocate(capacity: Self.batch_max)
+        batch.initialize(repeating: lite_submission(), count: Self.batch_max)
+        later = .allocate(capacity: Self.batch_max)
+        events = .allocate(capacity: Self.events_max)
+    }
+
+    func deallocate() {
+        batch.deallocate()
+        later.deallocate()
+        events.deallocate()
+    }
+}
+
+// The serving threads. The leader takes submissions from the channels that are *hot*; one in which nothing has come
+// for a while goes to sleep, and its program must ring to be looked at again. What does not wait is done at once; what
+// waits for another node is put into that node's lane, and if a thread more is to run the lane the leader lets another
+// thread lead and does so.
+extension LiteService {
     /// A serving thread's body.
-    func serve(_ staging: Staging) {
-        let events = UnsafeMutableBufferPointer<epoll_event>.allocate(capacity: Self.events_max)
-        let submission = UnsafeMutablePointer<lite_submission>.allocate(capacity: 1)
-        submission.initialize(to: lite_submission())
-        defer {
-            events.deallocate()
-            submission.deallocate()
-        }
+    func serve() {
+        let bench = Workbench()
+        defer { bench.deallocate() }
         while true {
             leadership.take()
             if isStopping.load(ordering: .acquiring) { return leadership.give() }
-            lead(staging, events, submission)
+            lead(bench)
         }
     }
 
     /// Leads until the leadership has been given away.
-    private func lead(
-        _ staging: Staging, _ events: UnsafeMutableBufferPointer<epoll_event>,
-        _ submission: UnsafeMutablePointer<lite_submission>
-    ) {
+    private func lead(_ bench: Workbench) {
         let eventCycles = spinCycles
         var spins = gauge.shouldSpin()
         while true {
+            if let lane = wantingLane() { return run(lane) }
             var now = lego_cycle_count()
             var index = 0
             while index < hot.count {
                 let channel = hot[index]
-                var left = mayServe(channel, now) ? Self.burst_max : 0
-                while left > 0, channel.next(into: submission) {
-                    left -= 1
-                    channel.lastActive = now
-                    if serve(channel, submission.pointee, staging) { return }
-                    account(channel, since: &now)
-                    channel.lastActive = now
-                    gauge.succeed()
-                    spins = true
+                if mayServe(channel, now) {
+                    let count = channel.take(into: bench.batch, max: Workbench.batch_max)
+                    if count > 0 {
+                        channel.lastActive = now
+                        channel.waitsForNode = false
+                        serve(channel, bench, count)
+                        account(channel, since: &now)
+                        channel.lastActive = now
+                        gauge.succeed()
+                        spins = true
+                        if !wanting.isEmpty, !lanesAreFull { break }
+                    }
                 }
                 if now &- channel.lastActive > linger(channel, spins), cool(channel) {
                     if spins { gauge.fail() }
@@ -58,11 +74,12 @@ extension LiteService {
                 }
             }
             if isStopping.load(ordering: .relaxed) { return leadership.give() }
+            if !wanting.isEmpty, !lanesAreFull { continue }
             if hot.isEmpty {
-                if look(events, until: .never) { return }
+                look(bench.events, until: .never)
                 spins = gauge.shouldSpin()
             } else if now &- lastEventLook > eventCycles {
-                if look(events, until: Deadline(nanoseconds: 0)) { return }
+                look(bench.events, until: Deadline(nanoseconds: 0))
                 lastEventLook = now
             } else {
                 lego_spin_pause()
@@ -70,11 +87,41 @@ extension LiteService {
         }
     }
 
-    /// How long a channel in which nothing comes is looked at. A program that was answered with many bytes takes some
-    /// time to copy them before it asks again.
-    @inline(__always)
-    private func linger(_ channel: ServiceChannel, _ spins: Bool) -> UInt64 {
-        max(spins ? spinCycles : leastSpinCycles, min(4 &* channel.lastCycles, priorityCycles))
+    // MARK: Lanes
+
+    /// Puts an operation into a lane. The leader.
+    func `defer`(_ channel: ServiceChannel, _ submission: lite_submission, to lane: Lane) {
+        if !channel.beginDeferred() { return expel(channel.session) }
+        `defer`(.submission(channel, submission), to: lane)
+    }
+
+    func `defer`(_ operation: DeferredOperation, to lane: Lane) {
+        if lane.add(operation) { wanting.append(lane) }
+    }
+
+    /// A lane that a thread more is to run, which the leader now does, having given the leadership away.
+    private func wantingLane() -> Lane? {
+        if wanting.isEmpty { return nil }
+        lanesAreFull = !leadership.leaveForLane()
+        if lanesAreFull { return nil }
+        let lane = wanting.popFirst()
+        leadership.give()
+        return lane
+    }
+
+    /// Does what is in a lane until it is empty.
+    private func run(_ lane: Lane) {
+        while let operation = lane.next() {
+            switch operation {
+            case .submission(let channel, let submission):
+                channel.endDeferred()
+                serveDeferred(channel, submission)
+            case .end(let session): end(session)
+            case .refuse(let call): finishCall(call, Code.gone, Self.nothing)
+            }
+        }
+        // The leader may sleep, with lanes that no thread was left for.
+        if leadership.comeBack() { kick() }
     }
 
     // MARK: Priorities
@@ -90,6 +137,7 @@ extension LiteService {
         return !isContended || Int64(bitPattern: now &- lowDue) >= 0
     }
 
+    /// Notes what a row of submissions took, for priorities and for how long to go on looking.
     @inline(__always)
     private func account(_ channel: ServiceChannel, since now: inout UInt64) {
         let after = lego_cycle_count()
@@ -101,6 +149,15 @@ extension LiteService {
             lowDue = after &+ max(6 &* (after &- now), priorityCycles)
         }
         now = after
+    }
+
+    /// How long a channel in which nothing comes is looked at. A program that was answered with many bytes takes some
+    /// time to copy them before it asks again, and one that another was woken for some time until that one has run. One
+    /// that waits for another node has nothing to ask, and that node's daemon may be on this very processor.
+    @inline(__always)
+    private func linger(_ channel: ServiceChannel, _ spins: Bool) -> UInt64 {
+        if channel.waitsForNode { return spins ? spinCycles : 0 }
+        return max(spins ? spinCycles : leastSpinCycles, min(4 &* channel.lastCycles, priorityCycles))
     }
 
     // MARK: Hot and cold channels
@@ -134,8 +191,8 @@ extension LiteService {
 
     // MARK: Events
 
-    /// Takes what the descriptors have to say. Answers whether the leadership was given away.
-    private func look(_ events: UnsafeMutableBufferPointer<epoll_event>, until deadline: Deadline) -> Bool {
+    /// Takes what the descriptors have to say.
+    private func look(_ events: UnsafeMutableBufferPointer<epoll_event>, until deadline: Deadline) {
         let count = epoll.wait(into: events, until: deadline)
         for index in 0..<count {
             switch events[index].data.u64 {
@@ -145,12 +202,10 @@ extension LiteService {
                 guard let session = control.withLock({ $0.sessions[number] }), !hear(session) else { continue }
                 for channel in session.channels { forget(channel) }
                 unlist(session)
-                leadership.give()
-                end(session)
-                return true
+                // What it had is given back in a lane, where that may wait for other nodes.
+                `defer`(.end(session), to: lanes.own)
             }
         }
-        return false
     }
 
     /// Takes what a program says on its socket; false when it has ended.
@@ -159,7 +214,7 @@ extension LiteService {
         for channel in session.channels { heat(channel) }
         var byte: UInt8 = 0
         // What is left is heard next time: nobody keeps the leader by ringing.
-        for _ in 0..<Self.burst_max {
+        for _ in 0..<Workbench.batch_max {
             let count = recv(session.socket.raw, &byte, 1, Int32(MSG_DONTWAIT))
             if count == 0 { return false }
             if count < 0 { return errno == EAGAIN || errno == EINTR }

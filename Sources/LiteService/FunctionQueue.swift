@@ -14,8 +14,8 @@ final class FunctionQueue: @unchecked Sendable {
     let depth: Int
     let lock = AdaptiveLock()
     // Protected by `lock`.
-    private var requests: [Request] = []
-    private var receivers: [WaitToken] = []
+    private var requests = Ring<Request>()
+    private var receivers = Ring<WaitToken>()
     private(set) var isClosed = false
 
     init(function: UInt64, session: Session, bytes_max: Int, depth: Int) {
@@ -30,15 +30,14 @@ final class FunctionQueue: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         isClosed = true
-        receivers = []
-        defer { requests = [] }
-        return requests
+        receivers = Ring()
+        return requests.popAll()
     }
 
     /// The oldest receiver, now the caller's. `lock` is held.
-    func takeReceiverLocked() -> WaitToken? { receivers.isEmpty ? nil : receivers.removeFirst() }
+    func takeReceiverLocked() -> WaitToken? { receivers.popFirst() }
     /// The oldest request, now the caller's. `lock` is held.
-    func takeRequestLocked() -> Request? { requests.isEmpty ? nil : requests.removeFirst() }
+    func takeRequestLocked() -> Request? { requests.popFirst() }
     var isFullLocked: Bool { requests.count >= depth }
     func addLocked(_ request: Request) { requests.append(request) }
     func addLocked(_ receiver: WaitToken) { receivers.append(receiver) }
@@ -57,7 +56,7 @@ final class FunctionQueue: @unchecked Sendable {
     /// A receiver no longer waits.
     func withdraw(_ receiver: WaitToken) {
         lock.lock()
-        receivers.removeAll { $0.rawValue == receiver.rawValue }
+        receivers.removeAll(where: { $0.rawValue == receiver.rawValue })
         lock.unlock()
     }
 }
@@ -66,43 +65,54 @@ final class FunctionQueue: @unchecked Sendable {
 final class FunctionRegistry: @unchecked Sendable {
     private let lock = AdaptiveLock()
     // Protected by `lock`.
-    private var queues: [UInt64: FunctionQueue] = [:]
+    /// By number.
+    private var queues = [FunctionQueue?](repeating: nil, count: 1 << 16)
+    /// The numbers of those that are served.
+    private var served: Set<UInt64> = []
 
     /// False when the function is served.
     func add(_ queue: FunctionQueue) -> Bool {
         lock.lock()
         defer { lock.unlock() }
-        if queues[queue.function] != nil { return false }
-        queues[queue.function] = queue
+        if queues[Int(queue.function)] != nil { return false }
+        queues[Int(queue.function)] = queue
+        served.insert(queue.function)
         return true
     }
 
     func find(_ function: UInt64) -> FunctionQueue? {
         lock.lock()
         defer { lock.unlock() }
-        return queues[function]
+        return function < UInt64(queues.count) ? queues[Int(function)] : nil
     }
 
     /// Takes a function out that the session serves.
     func remove(_ function: UInt64, of session: Session) -> FunctionQueue? {
         lock.lock()
         defer { lock.unlock() }
-        guard let queue = queues[function], queue.session === session else { return nil }
-        queues[function] = nil
+        guard function < UInt64(queues.count), let queue = queues[Int(function)], queue.session === session else {
+            return nil
+        }
+        removeLocked(function)
         return queue
+    }
+
+    private func removeLocked(_ function: UInt64) {
+        queues[Int(function)] = nil
+        served.remove(function)
     }
 
     var all: [FunctionQueue] {
         lock.lock()
         defer { lock.unlock() }
-        return Array(queues.values)
+        return served.compactMap { queues[Int($0)] }
     }
 
     func removeAll(of session: Session) -> [FunctionQueue] {
         lock.lock()
         defer { lock.unlock() }
-        let mine = queues.values.filter { $0.session === session }
-        for queue in mine { queues[queue.function] = nil }
+        let mine = served.compactMap { queues[Int($0)] }.filter { $0.session === session }
+        for queue in mine { removeLocked(queue.function) }
         return mine
     }
 }

@@ -41,7 +41,7 @@ extension LiteService {
     /// Answers everybody who waits for a function that has ended.
     func close(_ queue: FunctionQueue) {
         for request in queue.close() {
-            finishCall(request.call, Code.gone, UnsafeRawBufferPointer(start: nil, count: 0), nil)
+            finishCall(request.call, Code.gone, Self.nothing)
             request.bytes.deallocate()
         }
     }
@@ -66,7 +66,7 @@ extension LiteService {
             let isTaken = hand(request.call, bytes, to: channel, slot, data)
             request.bytes.deallocate()
             // The receiver is at its end, or has too much to reply to.
-            if !isTaken { finishCall(request.call, Code.gone, UnsafeRawBufferPointer(start: nil, count: 0), nil) }
+            if !isTaken { `defer`(.refuse(request.call), to: lanes.own) }
             return
         }
         var wait = Wait(kind: .receive, sequence: submission.sequence, object: submission.handle)
@@ -136,113 +136,189 @@ extension LiteService {
 
     // MARK: Calling
 
-    /// A call or a one-way message.
-    func serveCall(_ channel: ServiceChannel, _ submission: lite_submission, _ staging: Staging) -> Bool {
+    static var nothing: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
+
+    /// A call or a one-way message. The leader; does not wait: another node says later whether it took it.
+    func serveCall(_ channel: ServiceChannel, _ submission: lite_submission) {
         let slot = Int(submission.slot)
         let expectsReply = submission.opcode == UInt8(LITE_OP_CALL.rawValue)
         guard let data = channel.bytes(at: submission.data, count: submission.count),
             !expectsReply || channel.bytes(at: submission.operand, count: submission.operand2) != nil
-        else {
-            channel.complete(slot, Code.invalid)
-            return false
-        }
-        if submission.count > UInt64(LITE_MESSAGE_MAX) {
-            channel.complete(slot, Code.tooLarge)
-            return false
-        }
+        else { return channel.complete(slot, Code.invalid) }
+        if submission.count > UInt64(LITE_MESSAGE_MAX) { return channel.complete(slot, Code.tooLarge) }
         let target = submission.node == 0 ? own : submission.node
-        var call = IncomingCall(node: own, token: 0, capacity: submission.operand2)
-        if expectsReply {
-            var wait = Wait(kind: .call, sequence: submission.sequence, object: submission.handle, home: target)
-            wait.data = Int(submission.operand)
-            wait.capacity = Int(submission.operand2)
-            guard let token = channel.begin(slot, wait) else {
-                expel(channel.session)
-                return false
-            }
-            call.token = token.rawValue
-        }
         let bytes = UnsafeRawBufferPointer(start: data, count: Int(submission.count))
-        let isHere = target == own
-        var status: Int32
-        if isHere {
-            status = deliver(submission.handle, call, bytes)
-        } else {
-            leadership.give()
-            status = send(
-                target, LiteFunction.request,
-                CallHeader(token: call.token, detail: call.capacity, function: submission.handle), bytes, staging)
+        var call = IncomingCall(node: own, token: 0, capacity: submission.operand2)
+        if target == own, !expectsReply {
+            return channel.complete(slot, deliver(submission.handle, call, bytes))
         }
-        if !expectsReply {
-            channel.complete(slot, status)
-        } else if status != Code.ok {
-            _ = completeCall(WaitToken(rawValue: call.token), status, UnsafeRawBufferPointer(start: nil, count: 0))
-        } else if !isHere, member(target) == nil {
-            // Lost before the wait could be seen to be for that node.
-            status = Code.noNode
-            _ = completeCall(WaitToken(rawValue: call.token), status, UnsafeRawBufferPointer(start: nil, count: 0))
+        var wait = Wait(
+            kind: expectsReply ? .call : .delivery, sequence: submission.sequence, object: submission.handle,
+            home: target)
+        wait.data = expectsReply ? Int(submission.operand) : Int(Code.ok)
+        wait.capacity = expectsReply ? Int(submission.operand2) : 0
+        guard let token = channel.begin(slot, wait) else { return expel(channel.session) }
+        if target == own {
+            call.token = token.rawValue
+            let status = deliver(submission.handle, call, bytes)
+            if status != Code.ok { channel.settle(token, status) }
+            return
         }
-        return !isHere
+        let header = CallHeader(
+            token: expectsReply ? token.rawValue : 0, detail: call.capacity, function: submission.handle)
+        send(target, LiteFunction.request, header, bytes, for: token, of: channel, submission)
     }
 
-    /// Sends a message with its header to a node.
+    /// Sends a message with its header to a node, for a wait that its end is told to.
     private func send(
         _ target: UInt64, _ function: FunctionID, _ header: CallHeader, _ bytes: UnsafeRawBufferPointer,
-        _ staging: Staging
+        for token: WaitToken, of channel: ServiceChannel, _ submission: lite_submission
+    ) {
+        guard let peer = member(target) else { return channel.settle(token, Code.noNode) }
+        channel.waitsForNode = true
+        // That a call has arrived matters to nobody: its reply, or a refusal that comes like one, does.
+        let isUrgent = submission.opcode != UInt8(LITE_OP_CALL.rawValue)
+        let status = begin(peer, function, header, bytes, token.rawValue, isUrgent: isUrgent)
+        // Too many are under way for it to be sent at once.
+        if status == .busy { return `defer`(channel, submission, to: lanes.of(target)) }
+        if status != .ok {
+            channel.settle(token, status.lite)
+        } else if member(target) == nil {
+            // Lost before the wait could be seen to be for that node.
+            channel.settle(token, Code.noNode)
+        }
+    }
+
+    private func begin(
+        _ peer: LitePeer, _ function: FunctionID, _ header: CallHeader, _ bytes: UnsafeRawBufferPointer,
+        _ token: UInt64, isUrgent: Bool
+    ) -> Status {
+        withUnsafeTemporaryAllocation(byteCount: CallHeader.encodedSize, alignment: 8) { buffer in
+            header.store(at: buffer.baseAddress!)
+            return node.begin(
+                peer, function, UnsafeRawBufferPointer(buffer), bytes, token: token, isUrgent: isUrgent,
+                until: .after(configuration.nodeTimeout))
+        }
+    }
+
+    /// Tells a caller on another node that its call is not under way. The node's poller: does not wait. False when that
+    /// cannot be sent now; the caller then learns of it by the response to its request, a little later.
+    func refuse(_ call: IncomingCall, _ status: Int32, of peer: LitePeer) -> Bool {
+        if call.token == 0 { return false }
+        let header = CallHeader(token: call.token, detail: UInt64(bitPattern: Int64(status)))
+        return begin(peer, LiteFunction.reply, header, Self.nothing, 0, isUrgent: false) == .ok
+    }
+
+    /// A call, a message or a reply that could not be sent at once: waits for its turn, and for its end.
+    func sendDeferred(_ channel: ServiceChannel, _ submission: lite_submission) {
+        let slot = Int(submission.slot)
+        // Withdrawn, or failed, while it waited.
+        guard let (wait, token) = channel.current(slot, sequence: submission.sequence) else { return }
+        guard let data = channel.bytes(at: submission.data, count: submission.count) else {
+            return channel.settle(token, Code.invalid)
+        }
+        let bytes = UnsafeRawBufferPointer(start: data, count: Int(submission.count))
+        let status: Int32
+        if submission.opcode == UInt8(LITE_OP_REPLY.rawValue) {
+            let result = Int32(truncatingIfNeeded: wait.data)
+            let header = CallHeader(token: wait.object, detail: UInt64(bitPattern: Int64(result)))
+            status = sendNow(wait.home, LiteFunction.reply, header, result == Code.ok ? bytes : Self.nothing)
+        } else {
+            let header = CallHeader(
+                token: wait.kind == .call ? token.rawValue : 0, detail: UInt64(wait.capacity), function: wait.object)
+            status = sendNow(wait.home, LiteFunction.request, header, bytes)
+        }
+        channel.settle(token, status)
+    }
+
+    /// Sends a message and waits until it was taken or not. Not the leader, nor a handler on the node's poller.
+    private func sendNow(
+        _ target: UInt64, _ function: FunctionID, _ header: CallHeader, _ bytes: UnsafeRawBufferPointer
     ) -> Int32 {
         guard let peer = member(target) else { return Code.noNode }
-        header.store(at: staging.base)
-        if bytes.count > 0, let start = bytes.baseAddress {
-            (staging.base + CallHeader.encodedSize).copyMemory(from: start, byteCount: bytes.count)
-        }
-        let message = UnsafeRawBufferPointer(start: staging.base, count: CallHeader.encodedSize + bytes.count)
+        let message = UnsafeMutableRawBufferPointer.allocate(
+            byteCount: CallHeader.encodedSize + bytes.count, alignment: 16)
+        defer { message.deallocate() }
+        header.store(at: message.baseAddress!)
+        UnsafeMutableRawBufferPointer(rebasing: message[CallHeader.encodedSize...]).copyMemory(from: bytes)
         let nothing = UnsafeMutableRawBufferPointer(start: nil, count: 0)
-        return node.call(
-            peer, function, request: message, response: nothing, until: .after(configuration.nodeTimeout)
-        ).status.lite
+        let result = node.call(
+            peer, function, request: UnsafeRawBufferPointer(message), response: nothing,
+            until: .after(configuration.nodeTimeout))
+        if result.status == .timedOut { giveUp(peer) }
+        return result.status.lite
     }
 
     // MARK: Replying
 
-    func serveReply(_ channel: ServiceChannel, _ submission: lite_submission, _ staging: Staging) -> Bool {
-        let slot = Int(submission.slot)
-        guard let data = channel.bytes(at: submission.data, count: submission.count) else {
-            channel.complete(slot, Code.invalid)
-            return false
+    /// The call that a reply is for, taken out of its session, and the reply's bytes; nil when the submission has been
+    /// refused.
+    private func takeAnswered(
+        _ channel: ServiceChannel, _ submission: lite_submission, _ handle: UInt64, count: UInt64
+    ) -> (call: IncomingCall, bytes: UnsafeRawBufferPointer)? {
+        guard let data = channel.bytes(at: submission.data, count: count) else {
+            channel.complete(Int(submission.slot), Code.invalid)
+            return nil
         }
-        guard let call = channel.session.takeIncoming(submission.handle) else {
-            channel.complete(slot, Code.handle)
-            return false
+        guard let call = channel.session.takeIncoming(handle) else {
+            channel.complete(Int(submission.slot), Code.handle)
+            return nil
         }
-        let isHere = call.node == own
-        if !isHere { leadership.give() }
-        let bytes = UnsafeRawBufferPointer(start: data, count: Int(submission.count))
-        channel.complete(slot, finishCall(call, Code.ok, bytes, staging))
-        return !isHere
+        return (call, UnsafeRawBufferPointer(start: data, count: Int(count)))
     }
 
-    /// Ends a call at its caller, wherever that is. Answers `LITE_EGONE` when nobody waits any more. With bytes for
-    /// another node there must be staging.
+    func serveReply(_ channel: ServiceChannel, _ submission: lite_submission) {
+        let slot = Int(submission.slot)
+        guard let (call, bytes) = takeAnswered(channel, submission, submission.handle, count: submission.count) else {
+            return
+        }
+        if call.node == own { return channel.complete(slot, finishCall(call, Code.ok, bytes)) }
+        let result = submission.count <= call.capacity ? Code.ok : Code.tooLarge
+        var wait = Wait(kind: .delivery, sequence: submission.sequence, object: call.token, home: call.node)
+        wait.data = Int(result)
+        guard let token = channel.begin(slot, wait) else { return expel(channel.session) }
+        let header = CallHeader(token: call.token, detail: UInt64(bitPattern: Int64(result)))
+        send(
+            call.node, LiteFunction.reply, header, result == Code.ok ? bytes : Self.nothing, for: token, of: channel,
+            submission)
+    }
+
+    /// A reply of whose end nobody is told, and the next request.
+    func serveReplyReceive(_ channel: ServiceChannel, _ submission: lite_submission) {
+        let slot = Int(submission.slot)
+        guard let (call, bytes) = takeAnswered(channel, submission, submission.operand, count: submission.operand2)
+        else { return }
+        if call.node == own {
+            finishCall(call, Code.ok, bytes)
+        } else if let peer = member(call.node) {
+            channel.waitsForNode = true
+            let fits = submission.operand2 <= call.capacity
+            let header = CallHeader(
+                token: call.token, detail: UInt64(bitPattern: Int64(fits ? Code.ok : Code.tooLarge)))
+            let status = begin(peer, LiteFunction.reply, header, fits ? bytes : Self.nothing, 0, isUrgent: false)
+            if status == .busy {
+                // The program replies and receives one after the other instead.
+                guard let handle = channel.session.addIncoming(call) else { return channel.complete(slot, Code.gone) }
+                return channel.complete(slot, Code.busy, value: handle)
+            }
+        }
+        serveReceive(channel, submission)
+    }
+
+    /// Ends a call at its caller, wherever that is. Answers `LITE_EGONE` when nobody waits any more. May wait for a
+    /// caller on another node.
     @discardableResult
-    func finishCall(_ call: IncomingCall, _ status: Int32, _ bytes: UnsafeRawBufferPointer, _ staging: Staging?)
-        -> Int32
-    {
+    func finishCall(_ call: IncomingCall, _ status: Int32, _ bytes: UnsafeRawBufferPointer) -> Int32 {
         if call.token == 0 { return Code.ok }
         let fits = UInt64(bytes.count) <= call.capacity
         let status = fits ? status : Code.tooLarge
-        let bytes = fits ? bytes : UnsafeRawBufferPointer(start: nil, count: 0)
+        let bytes = fits ? bytes : Self.nothing
         let result: Int32
         if call.node == own {
             result = completeCall(WaitToken(rawValue: call.token), status, bytes)
         } else {
             let header = CallHeader(token: call.token, detail: UInt64(bitPattern: Int64(status)))
-            if let staging {
-                result = send(call.node, LiteFunction.reply, header, bytes, staging)
-            } else {
-                result = withUnsafeTemporaryAllocation(byteCount: CallHeader.encodedSize, alignment: 8) { buffer in
-                    send(call.node, LiteFunction.reply, header, bytes, Staging(base: buffer.baseAddress!))
-                }
-            }
+            result = sendNow(call.node, LiteFunction.reply, header, bytes)
         }
         return result == Code.ok && !fits ? Code.tooLarge : result
     }

@@ -30,19 +30,26 @@ extension LiteService {
                 return CallResult(status: .ok, count: count)
             }
         }
-        node.register(LiteFunction.request, requestBytes_max: Staging.bytes, responseBytes_max: 0, on: .poller) {
+        node.register(LiteFunction.request, requestBytes_max: Self.messageBytes, responseBytes_max: 0, on: .poller) {
             [unowned self] peer, request, _ in
             guard let header = CallHeader(request) else { return CallResult(status: .malformed) }
             let body = UnsafeRawBufferPointer(rebasing: request[CallHeader.encodedSize...])
             let call = IncomingCall(node: peer.id.rawValue, token: header.token, capacity: header.detail)
-            return CallResult(status: Status(lite: deliver(header.function, call, body)))
+            let status = deliver(header.function, call, body)
+            if status != Code.ok, refuse(call, status, of: peer) { return CallResult(status: .ok) }
+            return CallResult(status: Status(lite: status))
         }
-        node.register(LiteFunction.reply, requestBytes_max: Staging.bytes, responseBytes_max: 0, on: .poller) {
+        node.register(LiteFunction.reply, requestBytes_max: Self.messageBytes, responseBytes_max: 0, on: .poller) {
             [unowned self] _, request, _ in
             guard let header = CallHeader(request) else { return CallResult(status: .malformed) }
             let body = UnsafeRawBufferPointer(rebasing: request[CallHeader.encodedSize...])
             let status = Int32(truncatingIfNeeded: Int64(bitPattern: header.detail))
             return CallResult(status: Status(lite: completeCall(WaitToken(rawValue: header.token), status, body)))
+        }
+        node.onEnded { [unowned self] token, status in
+            if token == 0 { return }
+            let token = WaitToken(rawValue: token)
+            channels.find(token)?.settle(token, status.lite)
         }
         node.onPeerLost { [unowned self] peer in lose(peer.id.rawValue) }
     }
@@ -62,15 +69,24 @@ extension LiteService {
             let outgoing = UnsafeMutableRawBufferPointer(rebasing: buffer[..<room])
             let incoming = UnsafeMutableRawBufferPointer(rebasing: buffer[room...])
             guard let count = request.encode(into: outgoing) else { return ClusterAnswer(Code.invalid) }
+            pulse.begin(number)
+            defer { pulse.end(number) }
             let result = node.call(
                 peer, function, request: UnsafeRawBufferPointer(rebasing: outgoing[..<count]), response: incoming,
                 until: deadline)
+            if result.status == .timedOut { giveUp(peer) }
             guard result.status.isOK,
                 let answer = ClusterAnswer(
                     decoding: UnsafeRawBufferPointer(rebasing: incoming[..<result.count]))
             else { return ClusterAnswer(Code.noNode) }
             return answer
         }
+    }
+
+    /// A node that did not answer in time counts as lost.
+    func giveUp(_ peer: LitePeer) {
+        logger.warning("a node does not answer", metadata: ["node": "\(String(peer.id.rawValue, radix: 16))"])
+        node.beginDisconnect(peer)
     }
 
     /// Does what a node asks.
@@ -102,6 +118,9 @@ extension LiteService {
         case .arrive: answerArrive(request, from: caller)
         case .depart: answerDepart(request, from: caller)
         case .wake: answerWake(request)
+        case .awaitClaim: answerAwaitClaim(request)
+        case .awaitMemory: answerAwaitMemory()
+        case .awaitRegion: answerAwaitRegion(request, from: caller)
         }
     }
 
@@ -111,18 +130,18 @@ extension LiteService {
             state.claims = state.claims.filter { $0.value.node != lost }
             return state.members.removeValue(forKey: lost)?.name
         }
-        logger.warning("a node was lost", metadata: ["node": "\(name ?? String(lost, radix: 16))"])
+        claimGate.open()
+        // Others than LITE's nodes may be connected, too.
+        if let name { logger.warning("a node was lost", metadata: ["node": "\(name)"]) }
+        lanes.remove(lost)
         regionsLost(lost)
         for channel in channels.all { channel.failWaits(of: lost) }
         locksLost(lost)
         barriersLost(lost)
     }
 
-    /// Lets others go on for a moment, where what is waited for has no wake-up: memory being cleared, transfers ending.
-    func pause() {
-        var span = timespec(tv_sec: 0, tv_nsec: 200_000)
-        nanosleep(&span, nil)
-    }
+    /// How long a node waits for another's sake, at most: less than any deadline.
+    static var courtesy: Duration { .seconds(1) }
 
     // MARK: Names
 
@@ -137,18 +156,20 @@ extension LiteService {
                 defer { _ = ask(arbiter, ClusterRequest(.unclaim, kind.rawValue, texts: [name])) }
                 return find(kind, name) == nil ? make() : Code.exists
             }
-            if deadline.hasPassed { return claim.status }
-            pause()
+            if deadline.hasPassed || claim.status != Code.busy { return claim.status }
+            let answer = ask(arbiter, ClusterRequest(.awaitClaim, kind.rawValue, texts: [name]))
+            if answer.status != Code.ok { return answer.status }
         }
     }
 
-    /// Where the object of that name is.
+    /// Where the object of that name is. Nodes that do not answer just now are asked last.
     func find(_ kind: ObjectKind, _ name: String) -> (node: UInt64, number: UInt64)? {
         let (here, others) = control.withLock { state in
             (state.names[ObjectName(kind: kind, text: name)], Array(state.members.keys))
         }
         if let here { return (own, here) }
-        for node in others {
+        let silent = others.filter { pulse.isSilent($0) }
+        for node in others.filter({ !silent.contains($0) }) + silent {
             let answer = ask(node, ClusterRequest(.find, kind.rawValue, texts: [name]))
             if answer.status == Code.ok { return (node, answer[0]) }
         }
@@ -172,6 +193,15 @@ extension LiteService {
         guard let name = objectName(request) else { return ClusterAnswer(Code.invalid) }
         control.withLock { state in
             if state.claims[name]?.node == caller { state.claims[name] = nil }
+        }
+        claimGate.open()
+        return ClusterAnswer(Code.ok)
+    }
+
+    private func answerAwaitClaim(_ request: ClusterRequest) -> ClusterAnswer {
+        guard let name = objectName(request) else { return ClusterAnswer(Code.invalid) }
+        _ = claimGate.wait(until: .after(Self.courtesy)) {
+            control.withLock { $0.claims[name]?.until.hasPassed ?? true }
         }
         return ClusterAnswer(Code.ok)
     }

@@ -3,9 +3,34 @@ import CLite
 import Kernel
 import Lite
 
-// Operations that are not on the fast path. They run on a serving thread that does not lead, and may wait for other
-// nodes.
+// Operations that are not on the fast path. They run in a lane, as they may wait for other nodes.
 extension LiteService {
+    /// The lane for an operation: of the node that it needs; or the one for all that may need several.
+    func lane(for submission: lite_submission, of session: Session) -> Lane {
+        switch lite_opcode(UInt32(submission.opcode)) {
+        case LITE_OP_SET, LITE_OP_COPY, LITE_OP_MOVE, LITE_OP_UNMAP:
+            lane(of: submission.handle, at: submission.offset, session)
+        case LITE_OP_ALLOCATE, LITE_OP_FREE, LITE_OP_NAME, LITE_OP_MAP, LITE_OP_GRANT, LITE_OP_REVOKE,
+            LITE_OP_LOCK_OPEN, LITE_OP_BARRIER:
+            lanes.search
+        case LITE_OP_LOCK, LITE_OP_UNLOCK, LITE_OP_LOCK_CLOSE:
+            session.findLock(submission.handle).map { lane(of: $0.home) } ?? lanes.own
+        default: lanes.own
+        }
+    }
+
+    func lane(of node: UInt64) -> Lane { node == own ? lanes.own : lanes.of(node) }
+
+    /// Where an operation on a region's byte waits.
+    func lane(of handle: UInt64, at offset: UInt64, _ session: Session) -> Lane {
+        session.lock.lock()
+        defer { session.lock.unlock() }
+        guard let mapping = session.handles.pointer(handle)?.pointee.mapping, offset < mapping.bytes else {
+            return lanes.own
+        }
+        return mapping.lane(at: offset) ?? lane(of: mapping.id.node)
+    }
+
     func serveControl(_ channel: ServiceChannel, _ submission: lite_submission) {
         let slot = Int(submission.slot)
         let session = channel.session
@@ -35,7 +60,9 @@ extension LiteService {
         case LITE_OP_UNLOCK: channel.complete(slot, unlock(session, handle))
         case LITE_OP_LOCK_CLOSE: channel.complete(slot, closeLock(session, handle, hasEnded: false))
         case LITE_OP_BARRIER: serveBarrier(channel, submission)
-        case LITE_OP_CANCEL: cancel(channel, submission)
+        case LITE_OP_CANCEL: cancelDeferred(channel, submission)
+        case LITE_OP_BUFFER_MAKE: serveMakeBuffer(channel, submission)
+        case LITE_OP_BUFFER_DROP: channel.complete(slot, dropBuffer(session, submission.operand))
         default: channel.complete(slot, Code.invalid)
         }
     }
@@ -66,38 +93,38 @@ extension LiteService {
         return control.withLock { state in state.members.first { $0.value.name == name }?.key }
     }
 
-    /// Withdraws what still waits. It has no completion of its own.
-    private func cancel(_ channel: ServiceChannel, _ submission: lite_submission) {
+    /// Withdraws what still waits. It has no completion of its own. The leader.
+    func serveCancel(_ channel: ServiceChannel, _ submission: lite_submission) {
+        let slot = Int(submission.slot)
+        let sequence = UInt32(truncatingIfNeeded: submission.operand)
+        guard let (wait, token) = channel.current(slot, sequence: sequence) else { return }
+        switch wait.kind {
+        case .none, .delivery: break
+        case .call, .receive:
+            guard channel.claim(token) != nil else { return }
+            if wait.kind == .receive { functions.find(wait.object)?.withdraw(token) }
+            channel.complete(slot, Code.timedOut)
+        case .lock, .barrier: `defer`(channel, submission, to: lane(of: wait.home))
+        }
+    }
+
+    /// The same for what another node keeps: it is withdrawn there before the program goes on.
+    private func cancelDeferred(_ channel: ServiceChannel, _ submission: lite_submission) {
         let slot = Int(submission.slot)
         guard let wait = channel.claim(slot, sequence: UInt32(truncatingIfNeeded: submission.operand)) else { return }
         let token = WaitToken(channel: channel.number, slot: slot, generation: wait.generation)
-        switch wait.kind {
-        case .none, .call: break
-        case .receive: functions.find(wait.object)?.withdraw(token)
-        case .lock:
+        if wait.kind == .lock {
             _ = ask(wait.home, ClusterRequest(.withdraw, wait.object, channel.session.id, token.rawValue))
-        case .barrier: departBarrier(wait, token, channel.session)
+        } else {
+            departBarrier(wait, token, channel.session)
         }
         channel.complete(slot, Code.timedOut)
     }
 
     // MARK: Memory operations
 
-    /// The mapping behind a handle, counted; else the status.
-    private func begin(
-        _ session: Session, _ handle: UInt64, _ right: UInt32, _ offset: UInt64, _ count: UInt64
-    ) -> (Int32, Mapping?) {
-        var entry = HandleEntry()
-        let status = lockRegion(session, handle, UInt8(right), offset, count, &entry)
-        if status != Code.ok { return (status, nil) }
-        defer { session.lock.unlock() }
-        let mapping = entry.mapping
-        mapping?.begin()
-        return (Code.ok, mapping)
-    }
-
     private func fill(_ session: Session, _ submission: lite_submission) -> Int32 {
-        let (status, found) = begin(
+        let (status, found) = beginOperation(
             session, submission.handle, LITE_WRITE.rawValue, submission.offset, submission.count)
         guard let mapping = found else { return status }
         defer { release(mapping) }
@@ -122,10 +149,10 @@ extension LiteService {
         let count = submission.count
         let to = submission.offset
         let from = submission.operand2
-        let (status, foundTo) = begin(session, submission.handle, LITE_WRITE.rawValue, to, count)
+        let (status, foundTo) = beginOperation(session, submission.handle, LITE_WRITE.rawValue, to, count)
         guard let target = foundTo else { return status }
         defer { release(target) }
-        let (status2, foundFrom) = begin(session, submission.operand, LITE_READ.rawValue, from, count)
+        let (status2, foundFrom) = beginOperation(session, submission.operand, LITE_READ.rawValue, from, count)
         guard let source = foundFrom else { return status2 }
         defer { release(source) }
         let overlaps = target.id == source.id && to < from + count && from < to + count

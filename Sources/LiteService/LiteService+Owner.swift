@@ -22,6 +22,14 @@ extension LiteService {
         }
     }
 
+    func answerAwaitMemory() -> ClusterAnswer {
+        let before = control.withLock { $0.arena.freeBytes }
+        _ = memoryGate.wait(until: .after(Self.courtesy)) {
+            !scrubber.isBusy || control.withLock { $0.arena.freeBytes } != before
+        }
+        return ClusterAnswer(Code.ok)
+    }
+
     /// Only the node that took memory gives it back; with a second word after a while, as somebody may still write to
     /// it.
     func answerRelease(_ request: ClusterRequest, from node: UInt64) -> ClusterAnswer {
@@ -125,18 +133,11 @@ extension LiteService {
         // A node that does not answer is lost, and cannot reach the memory once that is noticed.
         var quiet = true
         for opener in region.openers.keys {
-            while true {
-                let answer = ask(opener, ClusterRequest(.regionFreed, number))
-                if answer.status != Code.ok || answer[0] == 0 {
-                    quiet = quiet && answer.status == Code.ok
-                    break
-                }
-                if deadline.hasPassed {
-                    quiet = false
-                    break
-                }
-                pause()
+            var answer = ask(opener, ClusterRequest(.regionFreed, number))
+            while answer.status == Code.ok, answer[0] != 0, !deadline.hasPassed {
+                answer = ask(opener, ClusterRequest(.awaitRegion, number))
             }
+            quiet = quiet && answer.status == Code.ok && answer[0] == 0
         }
         for piece in region.pieces { _ = ask(piece.node, ClusterRequest(.release, piece.offset, quiet ? 0 : 1)) }
         return true

@@ -68,7 +68,8 @@ extension LiteService {
             if answer.status != Code.busy || deadline.hasPassed {
                 return answer.status == Code.busy ? ClusterAnswer(Code.noSpace) : answer
             }
-            pause()
+            let waited = ask(node, ClusterRequest(.awaitMemory))
+            if waited.status != Code.ok { return waited }
         }
     }
 
@@ -88,7 +89,8 @@ extension LiteService {
             pieces.append(
                 MappedPiece(
                     start: start, count: count, node: part.node, offset: part.offset,
-                    local: peer == nil ? pool + Int(part.offset) : nil, peer: peer))
+                    local: peer == nil ? pool + Int(part.offset) : nil, peer: peer,
+                    lane: peer == nil || peer?.link == .sharedMemory ? nil : lanes.of(part.node)))
             start += count
         }
         return start == bytes && !pieces.isEmpty ? Mapping(id: id, bytes: bytes, pieces: pieces) : nil
@@ -240,6 +242,12 @@ extension LiteService {
             return mapping.underWay
         }
         return ClusterAnswer(Code.ok, UInt64(left))
+    }
+
+    func answerAwaitRegion(_ request: ClusterRequest, from node: UInt64) -> ClusterAnswer {
+        let id = RegionID(node: node, number: request[0])
+        guard let mapping = control.withLock({ $0.mappings[id] }) else { return ClusterAnswer(Code.ok, 0) }
+        return ClusterAnswer(Code.ok, UInt64(mapping.awaitQuiet(until: .after(Self.courtesy))))
     }
 
     /// Lets no further operation begin. The control state's lock is held.

@@ -90,7 +90,7 @@ extension LiteService {
         shutdown(session.socket.raw, Int32(SHUT_RDWR))
     }
 
-    /// Gives back everything that a program had. A serving thread that does not lead, or `stop`.
+    /// Gives back everything that a program had. In a lane, or by `stop`.
     func end(_ session: Session) {
         let isFirst = control.withLock { $0.sessions.removeValue(forKey: session.id) != nil }
         if !isFirst { return }
@@ -100,10 +100,12 @@ extension LiteService {
         session.lock.lock()
         session.isEnded = true
         session.handles.forEach { handle, entry in handles.append((handle, entry.pointee.kind)) }
+        let buffers = session.buffers
+        session.buffers = []
         session.incoming.forEach { _, call in calls.append(call.pointee) }
         session.lock.unlock()
         for queue in functions.removeAll(of: session) { close(queue) }
-        for call in calls { finishCall(call, Code.gone, UnsafeRawBufferPointer(start: nil, count: 0), nil) }
+        for call in calls { finishCall(call, Code.gone, Self.nothing) }
         for (handle, kind) in handles {
             switch kind {
             case .region: _ = closeRegion(session, handle)
@@ -116,8 +118,9 @@ extension LiteService {
         for channel in session.channels { channels.remove(channel) }
         // A program that is still there learns of it.
         shutdown(session.socket.raw, Int32(SHUT_RDWR))
-        // Each channel holds its session.
+        // Each channel holds its session. Whoever copies to or from a buffer just now holds that.
         session.channels = []
+        withExtendedLifetime(buffers) {}
         logger.debug("a program left", metadata: ["process": "\(session.process)"])
     }
 }

@@ -28,7 +28,12 @@ public final class LiteService: @unchecked Sendable {
     let control: Mutex<ControlState>
     let channels: ChannelTable
     let functions = FunctionRegistry()
-    let leadership = Leadership()
+    let leadership: Leadership
+    let lanes: LaneTable
+    let pulse = Pulse()
+    /// Opens when a name is nobody's claim any more, and when cleared memory is there.
+    let claimGate = Gate()
+    let memoryGate = Gate()
     let scrubber: Scrubber
     let epoll: Epoll
     let spinCycles: UInt64
@@ -42,29 +47,32 @@ public final class LiteService: @unchecked Sendable {
     let isStopping = Atomic<Bool>(false)
     /// The leader's: channels that are looked at, see `Engine`.
     var hot: [ServiceChannel] = []
+    /// The leader's: lanes that a thread more is to run, and whether there was none left for them.
+    var wanting = Ring<Lane>()
+    var lanesAreFull = false
     var lastEventLook: UInt64 = 0
     /// The leader's: when a submission of high priority was last taken, in cycles.
     var lastHigh: UInt64 = 0
     /// The leader's: when one of low priority is due, while there are some of high priority.
     var lowDue: UInt64 = 0
     // The owner's, from `start` to `stop`.
-    private var threads: [KernelThread] = []
     private let mesh: Mesh
 
-    /// Registers the service's functions; the node must not have been started. Its pool must hold the arena and the
-    /// staging, and its messages `LiteService.messageBytes`.
+    /// Registers the service's functions; the node must not have been started. Its pool must hold the arena, and
+    /// its messages `LiteService.messageBytes`.
     public init(node: RackNode, configuration: LiteServiceConfiguration, logger: Logger) throws {
-        let staging = UInt64(LiteServiceConfiguration.stagingBytes(threads: configuration.threads))
         poolBytes = UInt64(node.pool.count)
-        guard configuration.threads >= 2, configuration.arenaBytes % 4096 == 0, configuration.arenaBytes > 0,
-            configuration.arenaBytes <= poolBytes, poolBytes - configuration.arenaBytes >= staging,
-            let pool = node.pool.baseAddress
+        guard configuration.arenaBytes % 4096 == 0, configuration.arenaBytes > 0,
+            configuration.arenaBytes <= poolBytes, let pool = node.pool.baseAddress
         else {
             throw LiteServiceError(
-                "the node's pool of \(node.pool.count) bytes is too small: the arena needs "
-                    + "\(configuration.arenaBytes) and \(configuration.threads) threads \(staging) (at least 2 threads)"
-            )
+                "the node's pool of \(node.pool.count) bytes is too small for an arena of \(configuration.arenaBytes)")
         }
+        guard configuration.threads >= 4, configuration.threadsPerNode >= 1 else {
+            throw LiteServiceError("\(configuration.threads) threads are too few: at least 4, and 1 for each node")
+        }
+        leadership = Leadership(threads_max: configuration.threads)
+        lanes = LaneTable(perNode: configuration.threadsPerNode)
         self.node = node
         self.configuration = configuration
         self.logger = logger
@@ -85,7 +93,7 @@ public final class LiteService: @unchecked Sendable {
     }
 
     /// What the node's `messageBytes_max` must be at least.
-    public static let messageBytes = Staging.bytes
+    public static let messageBytes = (Int(LITE_MESSAGE_MAX) + CallHeader.encodedSize + 4095) & ~4095
 
     /// Listens and serves. After `node.start()`.
     public func start() throws {
@@ -93,13 +101,11 @@ public final class LiteService: @unchecked Sendable {
         try epoll.add(wake.raw, token: EventToken.wake)
         try epoll.add(socket.raw, token: EventToken.listener)
         listener.withLock { $0 = socket }
-        try scrubber.start { [unowned self] offset, bytes in control.withLock { $0.arena.give(offset, bytes) } }
-        // The staging lies before the arena.
-        let staging = pool + Int(poolBytes - configuration.arenaBytes) - configuration.threads * Staging.bytes
-        for number in 0..<configuration.threads {
-            let own = Staging(base: staging + number * Staging.bytes)
-            threads.append(try KernelThread(name: "lite/serve\(number)") { [self] in serve(own) })
+        try scrubber.start { [unowned self] offset, bytes in
+            control.withLock { $0.arena.give(offset, bytes) }
+            memoryGate.open()
         }
+        try leadership.start { [unowned self] in serve() }
         try mesh.start(self)
     }
 
@@ -108,12 +114,14 @@ public final class LiteService: @unchecked Sendable {
         if isStopping.exchange(true, ordering: .sequentiallyConsistent) { return }
         mesh.stop()
         wake.signal()
-        for thread in threads { thread.join() }
-        threads = []
+        leadership.join()
         for session in control.withLock({ Array($0.sessions.values) }) { end(session) }
         scrubber.stop()
         listener.withLock { $0 = nil }
     }
+
+    /// Other nodes that may serve LITE: those that do are connected, beside those of the configuration.
+    public func learn(_ addresses: [FabricAddress]) { mesh.learn(addresses) }
 
     /// For epoll: what the leader is told.
     func acceptProgram() -> Descriptor? { listener.withLock { $0?.accept() } }

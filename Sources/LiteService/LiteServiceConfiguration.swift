@@ -11,9 +11,13 @@ public struct LiteServiceConfiguration: Sendable {
     public var peers: [FabricAddress] = []
     /// The part of the node's pool that is the arena, from its end: the rest is the owner's. Multiples of 4096.
     public var arenaBytes: UInt64
-    /// Threads that serve programs, one at a time looking for work; the others wait for nodes that are not on this
-    /// host.
-    public var threads = 8
+    /// Most threads that serve programs, at least 4: one looks for work, the others wait for nodes. They are started as
+    /// they are needed.
+    public var threads = 64
+    /// How many of them wait for the same node at a time; what else is meant for that node waits without a thread.
+    public var threadsPerNode = 4
+    /// Bytes of buffers that one program may have.
+    public var bufferBytes_max: UInt64 = 1 << 30
     /// How long the thread that looks for work goes on looking before it sleeps.
     public var spin: Duration = .microseconds(30)
     /// Channels of all programs together, at most 65536.
@@ -24,9 +28,6 @@ public struct LiteServiceConfiguration: Sendable {
     public var quarantine: Duration = .seconds(10)
     /// Whether programs of low priority give way while those of high priority are busy (LITE §6.2, SW-Pri).
     public var softwarePriority = true
-
-    /// Bytes of the pool that the service itself needs, before the arena.
-    public static func stagingBytes(threads: Int) -> Int { threads * Staging.bytes }
 
     public init(name: String, socketPath: String, arenaBytes: UInt64) {
         self.name = name

@@ -1,4 +1,5 @@
 import CLinux
+import Kernel
 import Lite
 
 /// A region anywhere in the cluster: the node that manages it, and its number there.
@@ -19,6 +20,8 @@ struct MappedPiece {
     var local: UnsafeMutableRawPointer?
     /// The node, if it is another one.
     var peer: LitePeer?
+    /// Where operations on it wait, if it is on another host.
+    var lane: Lane?
 }
 
 /// A region as this node's programs use it: one for all of them. Everything but the words is constant; `handles` and
@@ -29,6 +32,8 @@ final class Mapping: @unchecked Sendable {
     let pieces: [MappedPiece]
     /// Whether every piece is on this host, so that copying does not wait.
     let isNear: Bool
+    /// The piece, if there is only one.
+    let whole: MappedPiece?
     /// Programs' handles of it.
     var handles: [(session: Session, handle: UInt64)] = []
     /// Whether it is in the control state.
@@ -39,9 +44,10 @@ final class Mapping: @unchecked Sendable {
         self.id = id
         self.bytes = bytes
         self.pieces = pieces
-        isNear = pieces.allSatisfy { $0.peer == nil || $0.peer?.link == .sharedMemory }
-        words = .allocate(capacity: 2)
-        words.initialize(repeating: 0, count: 2)
+        whole = pieces.count == 1 ? pieces[0] : nil
+        isNear = pieces.allSatisfy { $0.lane == nil }
+        words = .allocate(capacity: 3)
+        words.initialize(repeating: 0, count: 3)
     }
 
     deinit { words.deallocate() }
@@ -52,9 +58,29 @@ final class Mapping: @unchecked Sendable {
     func begin() { _ = lego_atomic_add_u32(words, 1) }
     /// Answers whether the mapping is to be looked at, because nobody has it open any more.
     @inline(__always)
-    func end() -> Bool { lego_atomic_add_u32(words, .max) == 1 && lego_atomic_load_u32(words + 1) != 0 }
+    func end() -> Bool {
+        guard lego_atomic_add_u32(words, .max) == 1 else { return false }
+        if lego_atomic_load_u32(words + 2) != 0 { Futex.wake(words, count: .max) }
+        return lego_atomic_load_u32(words + 1) != 0
+    }
+    /// Waits until no operation is under way; answers how many still are at the deadline.
+    func awaitQuiet(until deadline: Deadline) -> UInt32 {
+        _ = lego_atomic_add_u32(words + 2, 1)
+        defer { _ = lego_atomic_add_u32(words + 2, .max) }
+        while true {
+            let left = lego_atomic_load_u32(words)
+            if left == 0 || deadline.hasPassed { return left }
+            Futex.wait(words, while: left, until: deadline)
+        }
+    }
     /// The last handle is closed (or, with false, there is one again).
     func setUnused(_ unused: Bool) { _ = lego_atomic_exchange_u32(words + 1, unused ? 1 : 0) }
+
+    /// Where an operation that begins at a byte of the region waits; nil if it need not.
+    func lane(at offset: UInt64) -> Lane? {
+        if isNear { return nil }
+        return pieces[piece(at: offset)].lane ?? pieces.lazy.compactMap(\.lane).first
+    }
 
     /// The piece that holds a byte of the region.
     func piece(at offset: UInt64) -> Int {

@@ -13,6 +13,8 @@ final class Mesh: @unchecked Sendable {
 
     private let isStopping = Atomic<Bool>(false)
     private let wake: EventDescriptor
+    /// What somebody else knows of: the rack's manager.
+    private let learned = Mutex<[FabricAddress]>([])
     private var thread: KernelThread?
 
     init() throws(KernelError) { wake = try EventDescriptor() }
@@ -26,16 +28,22 @@ final class Mesh: @unchecked Sendable {
         }
     }
 
+    /// From now on these are visited, too, in place of those learned before.
+    func learn(_ addresses: [FabricAddress]) {
+        learned.withLock { $0 = addresses }
+        wake.signal()
+    }
+
     func stop() {
         isStopping.store(true, ordering: .releasing)
         wake.signal()
         thread?.join()
     }
 
-    /// One round: the configured nodes, then those that the others know.
+    /// One round: the configured nodes and the learned ones, then those that the others know.
     private func connect(_ service: LiteService) {
         var known: Set<FabricAddress> = []
-        for address in service.configuration.peers { visit(address, service, &known) }
+        for address in service.configuration.peers + learned.withLock({ $0 }) { visit(address, service, &known) }
         for number in service.control.withLock({ Array($0.members.keys) }) {
             let answer = service.ask(number, ClusterRequest(.members))
             for (index, other) in answer.words.enumerated() where other != service.own {
@@ -68,6 +76,6 @@ final class Mesh: @unchecked Sendable {
 
     private func wait() {
         var watched = pollfd(fd: wake.raw, events: Int16(POLLIN), revents: 0)
-        poll(&watched, 1, Deadline.after(Self.interval).pollMilliseconds)
+        if poll(&watched, 1, Deadline.after(Self.interval).pollMilliseconds) > 0 { wake.drain() }
     }
 }

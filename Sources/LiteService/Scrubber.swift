@@ -23,13 +23,34 @@ final class Scrubber: @unchecked Sendable {
     private let word: UnsafeMutablePointer<UInt32>
     private var thread: KernelThread?
 
+    /// Whether memory goes back to the host. Not where it is of huge pages that the host keeps: one that is given back
+    /// may be gone when it is needed again.
+    private let givesBack: Bool
+
     init(pool: UnsafeMutableRawPointer) throws {
         self.pool = pool
+        givesBack = Self.pageBytes(at: pool) <= 4096
         word = .allocate(capacity: 1)
         word.initialize(to: 0)
     }
 
     deinit { word.deallocate() }
+
+    /// The size of the pages that a mapping consists of, as proc(5) tells it in `smaps`; 4096 where that cannot be read.
+    private static func pageBytes(at address: UnsafeMutableRawPointer) -> Int {
+        guard let file = fopen("/proc/self/smaps", "r") else { return 4096 }
+        defer { fclose(file) }
+        let start = String(UInt(bitPattern: address), radix: 16) + "-"
+        var line = [CChar](repeating: 0, count: 4096)
+        var isFound = false
+        while fgets(&line, Int32(line.count), file) != nil {
+            let text = line.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+            if text.hasPrefix(start) { isFound = true }
+            guard isFound, text.hasPrefix("KernelPageSize:") else { continue }
+            return (Int(text.filter(\.isNumber)) ?? 4) << 10
+        }
+        return 4096
+    }
 
     func start(_ done: @escaping @Sendable (UInt64, UInt64) -> Void) throws(KernelError) {
         thread = try KernelThread(name: "lite/scrub") { [self] in
@@ -67,7 +88,8 @@ final class Scrubber: @unchecked Sendable {
         let first = (offset + 4095) & ~4095
         let last = (offset + bytes) & ~4095
         // Whole pages of much memory go back to the host; where that is refused they are written.
-        if bytes > Self.small, last > first, madvise(pool + Int(first), Int(last - first), MADV_REMOVE) == 0 {
+        if givesBack, bytes > Self.small, last > first, madvise(pool + Int(first), Int(last - first), MADV_REMOVE) == 0
+        {
             memset(pool + Int(offset), 0, Int(first - offset))
             memset(pool + Int(last), 0, Int(offset + bytes - last))
         } else {

@@ -10,6 +10,8 @@ struct Wait {
         case call = 2
         case lock = 3
         case barrier = 4
+        /// A message, or a reply, that another node has not confirmed.
+        case delivery = 5
     }
     var kind = Kind.none
     /// The number of its submission, which a cancellation names.
@@ -46,10 +48,14 @@ final class ServiceChannel: @unchecked Sendable {
     let number: Int
     let session: Session
     let base: UnsafeMutableRawPointer
+    /// The file's registration with the node, made when data first leaves the host.
+    let registration: Registration
     private let file: MemoryFile
     private let ring: UnsafeMutablePointer<lite_submission>
     private let completions: UnsafeMutablePointer<lite_completion>
     private let words: UnsafeMutablePointer<UInt32>
+    /// Operations that wait in a lane.
+    private let deferred: UnsafeMutablePointer<UInt32>
 
     // The leader's.
     private var taken: UInt32 = 0
@@ -59,6 +65,8 @@ final class ServiceChannel: @unchecked Sendable {
     var lastActive: UInt64 = 0
     /// What the last one took, in cycles.
     var lastCycles: UInt64 = 0
+    /// Whether the last one went to another node.
+    var waitsForNode = false
     var isHot = false
 
     let lock = AdaptiveLock()
@@ -74,9 +82,12 @@ final class ServiceChannel: @unchecked Sendable {
             checking: "memfd_create", lego_memfd_create_fixed("lite-channel", UInt64(LITE_CHANNEL_BYTES)))
         file = try MemoryFile(mapping: descriptor, bytes: Int(LITE_CHANNEL_BYTES))
         base = file.base
+        registration = Registration(file)
         ring = (base + Int(LITE_RING_OFFSET)).assumingMemoryBound(to: lite_submission.self)
         completions = (base + Int(LITE_COMPLETION_OFFSET)).assumingMemoryBound(to: lite_completion.self)
         words = base.assumingMemoryBound(to: UInt32.self)
+        deferred = .allocate(capacity: 1)
+        deferred.initialize(to: 0)
         sequences = .allocate(capacity: Int(LITE_SLOTS))
         sequences.initialize(repeating: 0, count: Int(LITE_SLOTS))
         waits = .allocate(capacity: Int(LITE_SLOTS))
@@ -86,6 +97,7 @@ final class ServiceChannel: @unchecked Sendable {
     }
 
     deinit {
+        deferred.deallocate()
         waits.deallocate()
         sequences.deallocate()
     }
@@ -95,21 +107,39 @@ final class ServiceChannel: @unchecked Sendable {
 
     // MARK: Submissions, by the leader
 
-    /// Takes the next submission; false when there is none.
+    /// Takes what has been submitted, at most `count_max`: a row of reads and writes, or one of anything else. Answers
+    /// how many.
     @inline(__always)
-    func next(into copy: UnsafeMutablePointer<lite_submission>) -> Bool {
-        let entry = ring + Int(taken % UInt32(LITE_RING))
-        if lego_atomic_load_u32(UnsafeMutableRawPointer(entry).assumingMemoryBound(to: UInt32.self)) != taken &+ 1 {
-            return false
+    func take(into batch: UnsafeMutablePointer<lite_submission>, max count_max: Int) -> Int {
+        var count = 0
+        while count < count_max {
+            let number = taken &+ UInt32(truncatingIfNeeded: count)
+            let entry = ring + Int(number % UInt32(LITE_RING))
+            let word = UnsafeMutableRawPointer(entry).assumingMemoryBound(to: UInt32.self)
+            if lego_atomic_load_u32(word) != number &+ 1 { break }
+            let copy = batch + count
+            lite_submission_copy(copy, entry)
+            copy.pointee.sequence = number &+ 1
+            let opcode = UInt32(copy.pointee.opcode)
+            let isTransfer = opcode == LITE_OP_READ.rawValue || opcode == LITE_OP_WRITE.rawValue
+            if count > 0, !isTransfer { break }
+            let slot = Int(copy.pointee.slot)
+            if slot < Int(LITE_SLOTS), opcode != LITE_OP_CANCEL.rawValue {
+                lego_atomic_store_u32(sequences + slot, number &+ 1)
+            }
+            count += 1
+            if !isTransfer { break }
         }
-        lite_submission_copy(copy, entry)
-        taken &+= 1
-        lego_atomic_store_u32(words + 16, taken)
-        copy.pointee.sequence = taken
-        let slot = Int(copy.pointee.slot)
-        if slot < Int(LITE_SLOTS), copy.pointee.opcode != UInt8(LITE_OP_CANCEL.rawValue) { sequences[slot] = taken }
-        return true
+        if count > 0 {
+            taken &+= UInt32(truncatingIfNeeded: count)
+            lego_atomic_store_u32(words + 16, taken)
+        }
+        return count
     }
+
+    /// Counts an operation that waits in a lane; false for more than a channel can have.
+    func beginDeferred() -> Bool { lego_atomic_add_u32(deferred, 1) < UInt32(LITE_RING) }
+    func endDeferred() { _ = lego_atomic_add_u32(deferred, .max) }
 
     /// Whether a submission waits. Orders the look after every earlier store.
     func hasNext() -> Bool {
@@ -138,13 +168,30 @@ final class ServiceChannel: @unchecked Sendable {
     /// Ends an operation.
     @inline(__always)
     func complete(_ slot: Int, _ status: Int32, value: UInt64 = 0, count: UInt64 = 0, node: UInt64 = 0) {
+        post(slot, status, value: value, count: count, node: node)
+        lego_atomic_fence()
+        wake(slot)
+    }
+
+    /// Ends an operation, but for waking a program that sleeps: by `wake`, after a fence that may serve for several.
+    @inline(__always)
+    func post(_ slot: Int, _ status: Int32, value: UInt64 = 0, count: UInt64 = 0, node: UInt64 = 0) {
         let completion = completions + slot
         completion.pointee.status = status
         completion.pointee.value = value
         completion.pointee.count = count
         completion.pointee.node = node
-        let word = UnsafeMutableRawPointer(completion).assumingMemoryBound(to: UInt32.self)
-        if lego_atomic_exchange_u32(word, sequences[slot] << 1) & 1 != 0 { Futex.wake(word) }
+        lego_atomic_store_u32(word(slot), lego_atomic_load_u32(sequences + slot))
+    }
+
+    @inline(__always)
+    func wake(_ slot: Int) {
+        if lego_atomic_load_u32(word(slot) + 15) != 0 { Futex.wake(word(slot)) }
+    }
+
+    @inline(__always)
+    private func word(_ slot: Int) -> UnsafeMutablePointer<UInt32> {
+        UnsafeMutableRawPointer(completions + slot).assumingMemoryBound(to: UInt32.self)
     }
 
     // MARK: Waits, any thread
@@ -178,6 +225,30 @@ final class ServiceChannel: @unchecked Sendable {
         if waits[slot].kind == .none || waits[slot].sequence != sequence { return nil }
         defer { waits[slot].kind = .none }
         return waits[slot]
+    }
+
+    /// The end of what was sent to another node for a wait: a message has been delivered or not, a call is not under
+    /// way. Nothing happens for a wait that is over, or a call that arrived.
+    func settle(_ token: WaitToken, _ status: Int32) {
+        let slot = token.slot
+        if slot >= Int(LITE_SLOTS) { return }
+        lock.lock()
+        let kind = waits[slot].kind
+        let isEnded =
+            kind != .none && waits[slot].generation == token.generation && (kind != .call || status != Code.ok)
+        // What a reply was answered with before it was sent.
+        let status = kind == .delivery && status == Code.ok ? Int32(truncatingIfNeeded: waits[slot].data) : status
+        if isEnded { waits[slot].kind = .none }
+        lock.unlock()
+        if isEnded { complete(slot, status) }
+    }
+
+    /// The wait of a submission, which stays; nil when it is over.
+    func current(_ slot: Int, sequence: UInt32) -> (Wait, WaitToken)? {
+        lock.lock()
+        defer { lock.unlock() }
+        if waits[slot].kind == .none || waits[slot].sequence != sequence { return nil }
+        return (waits[slot], WaitToken(channel: number, slot: slot, generation: waits[slot].generation))
     }
 
     /// Fails every wait that a lost node would have ended.

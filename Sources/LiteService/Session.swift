@@ -1,35 +1,6 @@
 import CLite
 import Kernel
 
-/// What a handle of a program stands for.
-struct HandleEntry: BitwiseCopyable {
-    enum Kind: UInt8 {
-        case none = 0
-        case region = 1
-        case lock = 2
-    }
-    var kind = Kind.none
-    var rights: UInt8 = 0
-    /// The region was freed: every operation answers `LITE_EGONE`.
-    var isDead = false
-    /// The program made the region: no grant to its user changes what it may.
-    var isMaster = false
-    /// Where the region begins, if it is whole and on this node.
-    var local: UnsafeMutableRawPointer?
-    var bytes: UInt64 = 0
-    /// A `Mapping` or a `LockReference`, retained by the entry.
-    var object: UnsafeMutableRawPointer?
-
-    var mapping: Mapping? {
-        guard kind == .region, let object else { return nil }
-        return Unmanaged<Mapping>.fromOpaque(object).takeUnretainedValue()
-    }
-    var lock: LockReference? {
-        guard kind == .lock, let object else { return nil }
-        return Unmanaged<LockReference>.fromOpaque(object).takeUnretainedValue()
-    }
-}
-
 /// A call that a program has received and not replied to.
 struct IncomingCall: BitwiseCopyable {
     var node: UInt64 = 0
@@ -52,7 +23,6 @@ final class LockReference: Sendable {
 /// Lock order: the control state's lock, then a session's; a session's is held over nothing but memory accesses of
 /// some hundred nanoseconds.
 final class Session: @unchecked Sendable {
-    static let handles_max = 1 << 20
     static let incoming_max = 1 << 14
 
     let id: UInt64
@@ -65,8 +35,10 @@ final class Session: @unchecked Sendable {
 
     let lock = AdaptiveLock()
     // Protected by `lock`.
-    var handles = SlotTable<HandleEntry>(capacity_max: Session.handles_max, blank: HandleEntry())
+    var handles = HandleTable()
     var incoming = SlotTable<IncomingCall>(capacity_max: Session.incoming_max, blank: IncomingCall())
+    /// By their number less one.
+    var buffers: [SessionBuffer?] = []
     var isEnded = false
 
     init(id: UInt64, user: UInt32, process: Int32, priority: UInt32, socket: consuming Descriptor) {

@@ -68,6 +68,20 @@ public struct ManagementClient: Sendable {
 
     public func status() throws(ManagementError) -> RackStatus { try get("/v1/status", within: .seconds(5)) }
 
+    /// Devices and links of all components.
+    public func fabric() throws(ManagementError) -> FabricStatus { try get("/v1/fabric") }
+
+    /// Lets a component measure its link to another one (root only). The names consist of letters, digits and `._-`.
+    public func measureLink(from: String, to: String) throws(ManagementError) -> LinkFigures {
+        try get("/v1/fabric/measure?from=\(from)&to=\(to)")
+    }
+
+    /// Sets or ends the model of the link between two components, at both ends (root only).
+    public func setLinkModel(_ request: LinkModelRequest) throws(ManagementError) {
+        _ = try checked(
+            exchange.perform("POST", "/v1/fabric/model", body: encode(request), until: .after(Self.limit)))
+    }
+
     /// Ends a component as SIGKILL does (root only). `name` consists of letters, digits and `._-`.
     public func killComponent(_ name: String) throws(ManagementError) {
         _ = try checked(exchange.perform("POST", "/v1/components/\(name)/kill", until: .after(.seconds(5))))

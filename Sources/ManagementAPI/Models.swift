@@ -8,6 +8,9 @@
 //   GET  /v1/programs/{id}/logs            -> 200 Attachment            (where and with which token to fetch them)
 //   POST /v1/programs/{id}/signal          SignalRequest -> 204
 //   GET  /v1/status                        -> 200 RackStatus
+//   GET  /v1/fabric                        -> 200 FabricStatus
+//   GET  /v1/fabric/measure?from=A&to=B    -> 200 LinkFigures           (root only; A measures its link to B)
+//   POST /v1/fabric/model                  LinkModelRequest -> 204      (root only)
 //   GET  /metrics                          -> 200 text for Prometheus
 //   POST /v1/components/{name}/kill        -> 204                       (root only)
 //

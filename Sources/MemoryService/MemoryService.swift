@@ -22,7 +22,8 @@ public final class MemoryService: Sendable {
     private let logger: Logger
 
     public init(node: RackNode, configuration: MemoryServiceConfiguration, logger: Logger) throws(MemoryServiceError) {
-        let memory = node.pool
+        let memory = UnsafeMutableRawBufferPointer(
+            rebasing: node.pool.prefix(configuration.poolBytes ?? node.pool.count))
         if memory.count < RemoteChunk.bytes { throw .poolTooSmall(memory.count) }
         if configuration.prefault, madvise(memory.baseAddress, memory.count, MADV_POPULATE_WRITE) < 0 {
             throw .prefault(bytes: memory.count, reason: KernelError.text(errno))

@@ -1,5 +1,7 @@
-/// How a memory component treats its pool. The pool's size is the node's.
+/// How a memory component treats its pool.
 public struct MemoryServiceConfiguration: Sendable {
+    /// Bytes of the node's pool, from its start, that are the component's; what follows is another service's. nil: all.
+    public var poolBytes: Int?
     /// Takes all memory from the host at start-up instead of at first use, and keeps it. Costs some 40 µs per 64 KiB.
     public var prefault = false
     /// Zeroed memory that is kept for the next program rather than given back to the host, in bytes. A first touch of

@@ -1,3 +1,5 @@
+import Wire
+
 /// What a schema knows of a key, whatever its type.
 public protocol ConfigurationKeyDescription: Sendable {
     /// `TABLE.KEY`. The part `*` stands for a name that the file chooses: `override.*.size`.
@@ -145,6 +147,38 @@ extension ConfigurationKey where Value == String {
         Self(path, default: "", literal: "\"\"", allowed: ComponentName.allowed + ", or \"\"", comment: comment) {
             guard case .text(let text) = $0 else { return nil }
             return text.isEmpty || ComponentName.isValid(text) ? text : nil
+        }
+    }
+}
+
+extension ConfigurationKey where Value == Int? {
+    /// The number of a NUMA node, or auto.
+    static func node(_ path: String, comment: String) -> Self {
+        let nodes_max = 1023
+        return Self(
+            path, default: nil, literal: "\"auto\"", allowed: "auto, or a number from 0 to \(nodes_max)",
+            comment: comment
+        ) { setting in
+            let number: Int?
+            switch setting {
+            case .text("auto"): return .some(nil)
+            case .text(let text): number = Int(text)
+            case .integer(let given): number = Int(exactly: given)
+            default: number = nil
+            }
+            return number.flatMap { (0...nodes_max).contains($0) ? .some($0) : nil }
+        }
+    }
+}
+
+extension ConfigurationKey where Value == LinkModel? {
+    /// A link model, or none.
+    static func linkModel(_ path: String, comment: String) -> Self {
+        Self(path, default: nil, literal: "\"off\"", allowed: "off, \(LinkModel.allowed)", comment: comment) {
+            setting in
+            guard case .text(let text) = setting else { return nil }
+            if text == "off" { return .some(nil) }
+            return LinkModel(text).map { .some($0) }
         }
     }
 }

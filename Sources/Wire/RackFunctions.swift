@@ -8,6 +8,9 @@ public enum RackFunction {
     public static let programReport = FunctionID(rawValue: 0x0105)
     // Any component, called by the manager.
     public static let terminate = FunctionID(rawValue: 0x0201)
+    public static let fabric = FunctionID(rawValue: 0x0202)
+    public static let linkModel = FunctionID(rawValue: 0x0203)
+    public static let measureLink = FunctionID(rawValue: 0x0204)
     // Processor, called by the manager.
     public static let startProgram = FunctionID(rawValue: 0x0301)
     public static let signalProgram = FunctionID(rawValue: 0x0302)

@@ -1,37 +1,19 @@
+import BenchSupport
 import Fabric
 import Glibc
 import Kernel
 import Lite
 import Wire
 
-/// A queue pair of a bare device.
-private struct BarePair {
-    let region: SoftRegion
-    let queue: SoftCompletionQueue
-    let pair: SoftQueuePair
-    let key: UInt32
-    let address: UInt64
-
-    func transfer(_ opcode: WorkOpcode, _ bytes: Int, _ offset: Int) {
-        withUnsafeTemporaryAllocation(of: ScatterElement.self, capacity: 1) { elements in
-            elements[0] = ScatterElement(address: region.base + offset, count: bytes, localKey: region.localKey)
-            var work = WorkRequest(opcode, local: UnsafeBufferPointer(elements))
-            work.remoteAddress = address + UInt64(offset)
-            work.remoteKey = key
-            _ = pair.postSend(work)
-        }
-        withUnsafeTemporaryAllocation(of: WorkCompletion.self, capacity: 1) { completions in
-            while queue.poll(into: completions) == 0 {}
-        }
-    }
-}
-
 enum BenchClient {
     private static let rounds = 200_000
 
     static func run() throws {
-        let server = try ServerProcess()
-        let addresses = server.readLine().split(separator: " ").compactMap { FabricAddress(String($0)) }
+        let server = try RoleProcess(["nodes"])
+        let bareServer = try RoleProcess(["bare"])
+        let addresses = [server, bareServer].flatMap { process in
+            process.readLine().split(separator: " ").compactMap { FabricAddress(String($0)) }
+        }
         guard addresses.count == 3 else { throw KernelError("the server process gave no addresses", EPROTO) }
         let deadline = Deadline.after(.seconds(20))
         let spinning = try Bench.node("bspin", spin: .microseconds(20))
@@ -39,7 +21,7 @@ enum BenchClient {
         let spinPeer = try spinning.connect(to: addresses[0], until: deadline)
         let sleepPeer = try sleeping.connect(to: addresses[1], until: deadline)
         let device = try SoftDevice()
-        let bare = try connectBare(device, addresses[2], deadline)
+        let bare = try BarePair(device, addresses[2], bytes: Bench.poolBytes)
         for bytes in [64, 4096] {
             call("call \(bytes) B, spinning, handler on the poller", spinning, spinPeer, Bench.echo, bytes, rounds)
             call(
@@ -51,7 +33,9 @@ enum BenchClient {
             let count = bytes > 4096 ? rounds / 10 : rounds
             for opcode in [WorkOpcode.read, .write] {
                 let bareName = "\(opcode) \(bytes) B, bare device"
-                let base = measure(bareName, count) { bare.transfer(opcode, bytes, place($0, bytes)) }
+                let base = measure(bareName, count) { round in
+                    bare.transfer(opcode, bytes, local: place(round, bytes), remote: place(round, bytes))
+                }
                 let name = "\(opcode) \(bytes) B, Lite"
                 let mine = measure(name, count) { transfer(spinning, spinPeer, opcode, bytes, place($0, bytes), 1) }
                 print(name, "/ bare device:", fixed(mine / base), " difference:", fixed(mine - base), "us")
@@ -64,22 +48,8 @@ enum BenchClient {
         spinning.close()
         sleeping.close()
         device.close()
+        bareServer.end()
         server.end()
-    }
-
-    private static func connectBare(_ device: SoftDevice, _ address: FabricAddress, _ deadline: Deadline) throws
-        -> BarePair
-    {
-        let region = try device.allocate(bytes: Bench.poolBytes, access: [])
-        let queue = try device.makeCompletionQueue(capacity: 1024)
-        let (pair, data) = try device.connect(
-            to: address, send: queue, receive: queue, parameters: QueuePairParameters(), privateData: [],
-            until: deadline, prepare: { (_) throws(FabricError) in })
-        return data.withUnsafeBytes { bytes in
-            var reader = WireReader(bytes)
-            let key = reader.read(UInt32.self)
-            return BarePair(region: region, queue: queue, pair: pair, key: key, address: reader.read())
-        }
     }
 
     // MARK: Measurements
@@ -120,28 +90,9 @@ enum BenchClient {
 
     /// Runs `body` one after the other; prints median, 99th percentile and mean, and answers the median, in microseconds.
     private static func measure(_ name: String, _ count: Int, _ body: (Int) -> Void) -> Double {
-        for round in 0..<count / 20 { body(round) }
-        var samples = [UInt32](repeating: 0, count: count)
-        var before = monotonicNanoseconds()
-        let start = before
-        for round in 0..<count {
-            body(round)
-            let after = monotonicNanoseconds()
-            samples[round] = UInt32(clamping: after - before)
-            before = after
-        }
-        let mean = Double(before - start) / Double(count) / 1000
-        samples.sort()
-        let median = Double(samples[count / 2]) / 1000
-        let tail = Double(samples[count * 99 / 100]) / 1000
-        print("\(name): median \(fixed(median)) us, 99 % \(fixed(tail)) us, mean \(fixed(mean)) us")
-        fflush(nil)
-        return median
-    }
-
-    private static func fixed(_ value: Double) -> String {
-        let hundredths = Int((value * 100).rounded())
-        let digits = abs(hundredths % 100)
-        return "\(hundredths < 0 ? "-" : "")\(abs(hundredths / 100)).\(digits < 10 ? "0" : "")\(digits)"
+        let took = Latencies(rounds: count, body)
+        Role.say(
+            "\(name): median \(fixed(took.median)) us, 99 % \(fixed(took.tail)) us, mean \(fixed(took.mean)) us")
+        return took.median
     }
 }

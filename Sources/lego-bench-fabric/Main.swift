@@ -1,20 +1,28 @@
+import BenchSupport
+import Fabric
 import Glibc
 
 // Latency of calls and one-sided transfers between two processes of one host: Lite beside the bare device, in one run.
 //
 //   lego-bench-fabric            runs everything, prints one line per measurement
-//   lego-bench-fabric serve ...  what it starts as the other process
+//   lego-bench-fabric device     the bare device alone, as CSV, for comparison with others
+//   lego-bench-fabric models     how near link models come to what they say
+//   lego-bench-fabric ROLE       what it starts as other processes
 
 @main
 enum Main {
     static func main() {
         do {
-            if CommandLine.arguments.dropFirst().first == "serve" {
-                try BenchServer.run()
-            } else if CommandLine.arguments.count == 1 {
-                try BenchClient.run()
-            } else {
-                print("usage: lego-bench-fabric (it takes no arguments)")
+            switch CommandLine.arguments.dropFirst().first {
+            case "nodes": try NodesRole.run()
+            case "bare": try BareServer.run(bytes: Bench.poolBytes, transport: transport)
+            case "echo": try MessageEnd.serve(echoes: true, transport: transport)
+            case "sink": try MessageEnd.serve(echoes: false, transport: transport)
+            case "device": try DeviceBench.run()
+            case "models": try ModelBench.run()
+            case nil: try BenchClient.run()
+            default:
+                print("usage: lego-bench-fabric [device | models]")
                 exit(2)
             }
         } catch {
@@ -22,5 +30,11 @@ enum Main {
             line.withUTF8 { _ = write(2, $0.baseAddress, $0.count) }
             exit(1)
         }
+    }
+
+    /// The transport that a role is told.
+    private static var transport: SoftDeviceConfiguration.Transport {
+        CommandLine.arguments.dropFirst(2).first.flatMap { SoftDeviceConfiguration.Transport(rawValue: $0) }
+            ?? .automatic
     }
 }

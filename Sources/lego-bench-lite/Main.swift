@@ -1,12 +1,15 @@
+import BenchSupport
 import CLinux
 import Glibc
 import Kernel
 
 // LITE as programs see it, in one run: latency of reads, writes and calls beside the bare device's, 64-byte writes
-// against the number of regions, and what a program of high priority keeps beside eight of low priority.
+// against the number of regions, registered bytes and programs, and what a program of high priority keeps beside eight of
+// low priority.
 //
 //   lego-bench-lite [FIGURES] [FILE.csv]   prints one line per figure, and writes them to the file
-//                                          FIGURES: transfers, calls, regions, priorities; all without
+//                                          FIGURES: transfers, tcp, calls, regions, priorities (these without one),
+//                                          registered (takes 9 GiB of memory), clients (starts 1000 processes)
 //   lego-bench-lite ROLE ...               what it starts as other processes
 //
 // Pollers and clients spin where that pays; on few processors most of what is measured is their taking turns.
@@ -22,8 +25,11 @@ enum Main {
                 Affinity.restrict(toProcessor: 1)
                 try NodeRole.run(arguments)
             case "echo": try EchoRole.run(arguments)
+            case "idle": try IdleRole.run(arguments)
             case "writer": try WriterRole.run(arguments)
-            case "bare": try BareRole.run()
+            case "bare":
+                try BareServer.run(
+                    bytes: Int(Bench.arenaBytes), transport: arguments.contains("tcp") ? .tcp : .automatic)
             default:
                 Affinity.restrict(toProcessor: 0)
                 try Benchmark(arguments).run()

@@ -1,3 +1,5 @@
+import BenchSupport
+import CLinux
 import Fabric
 import Glibc
 import Kernel
@@ -5,6 +7,7 @@ import Lite
 import LiteClient
 import LiteService
 import Logging
+import Synchronization
 import Wire
 
 // The other processes. Each says a line when it is ready, and ends when its standard input does.
@@ -14,35 +17,35 @@ enum Bench {
     static let messageBytes_max = 1 << 20
     static let arenaBytes: UInt64 = 256 << 20
     static let host = "127.0.0.1"
-
-    static func say(_ text: String) {
-        print(text)
-        fflush(nil)
-    }
-
-    static func awaitEnd() { while getchar() != EOF {} }
 }
 
-/// A node's daemon: `node SOCKET [PEER]`. Says its address.
+/// A node's daemon: `node SOCKET BYTES PATH [PEER]`. Says its address.
 enum NodeRole {
     static func run(_ arguments: [String]) throws {
         let name = arguments[1].split(separator: "/").last.map(String.init) ?? "node"
-        var configuration = LiteServiceConfiguration(name: name, socketPath: arguments[1], arenaBytes: Bench.arenaBytes)
-        configuration.peers = arguments.dropFirst(2).compactMap { FabricAddress($0) }
-        let staging = LiteServiceConfiguration.stagingBytes(threads: configuration.threads)
+        guard lego_raise_descriptor_limit() >= 0, let arena = UInt64(arguments[2]),
+            let path = FabricPath(rawValue: arguments[3])
+        else {
+            throw KernelError("a node's arguments", EINVAL)
+        }
+        var configuration = LiteServiceConfiguration(name: name, socketPath: arguments[1], arenaBytes: arena)
+        configuration.peers = arguments.dropFirst(4).compactMap { FabricAddress($0) }
         var lite = LiteConfiguration(
-            name: name, listen: FabricAddress(host: Bench.host, port: 0), poolBytes: Int(Bench.arenaBytes) + staging)
+            name: name, listen: FabricAddress(host: Bench.host, port: 0), poolBytes: Int(arena))
         lite.messageBytes_max = LiteService.messageBytes
         lite.queuePairsPerPeer = 4
-        let node = try RackNode(device: RackDevice(), configuration: lite)
+        // Where the host keeps some (vm.nr_hugepages).
+        var device = HybridDeviceConfiguration(path: path)
+        device.hugePages = .automatic
+        let node = try RackNode(device: RackDevice(device), configuration: lite)
         let service = try LiteService(
             node: node, configuration: configuration, logger: Logger(label: name) { _ in SwiftLogNoOpLogHandler() })
         try node.start()
         try service.start()
         let deadline = Deadline.after(.seconds(10))
         while service.memberCount < configuration.peers.count, !deadline.hasPassed { usleep(1000) }
-        Bench.say("\(node.address)")
-        Bench.awaitEnd()
+        Role.say("\(node.address)")
+        Role.awaitEnd()
         service.stop()
         node.close()
     }
@@ -53,35 +56,44 @@ enum EchoRole {
     static func run(_ arguments: [String]) throws {
         let lite = try LiteSession(path: arguments[1])
         try lite.register(Bench.echo, bytes_max: Bench.messageBytes_max, depth: 16)
-        Bench.say("ready")
+        Role.say("ready")
         // Ends with the process.
         _ = try KernelThread(name: "echo") {
             let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: Bench.messageBytes_max, alignment: 64)
             do throws(LiteFailure) {
+                var request = try lite.receive(Bench.echo, into: buffer, until: .never)
                 while true {
-                    let request = try lite.receive(Bench.echo, into: buffer, until: .never)
-                    try lite.reply(request.call, UnsafeRawBufferPointer(rebasing: buffer[..<request.count]))
+                    request = try lite.reply(
+                        request.call, UnsafeRawBufferPointer(rebasing: buffer[..<request.count]), receiving: Bench.echo,
+                        into: buffer, until: .never)
                 }
             } catch {
                 // The program has left.
             }
         }
-        Bench.awaitEnd()
+        Role.awaitEnd()
         _exit(0)
     }
 }
 
-/// A program of low priority that writes without pause: `writer SOCKET`.
+/// A program of low priority that writes to memory of a node, so many times a second or (0) without pause:
+/// `writer SOCKET NODE RATE`. Says last how often it did, and the processor time that it took, in microseconds.
 enum WriterRole {
+    private static let count = Atomic<UInt64>(0)
+
     static func run(_ arguments: [String]) throws {
+        guard arguments.count == 4, let node = UInt64(arguments[2]), let rate = UInt64(arguments[3]) else {
+            throw KernelError("a writer's arguments", EINVAL)
+        }
         var options = LiteSession.Options()
         options.priority = .low
         let lite = try LiteSession(path: arguments[1], options: options)
-        let region = try lite.malloc(1 << 20)
-        Bench.say("ready")
+        let region = try lite.malloc(1 << 20, on: [node])
+        Role.say("ready")
         // Ends with the process.
         _ = try KernelThread(name: "writer") {
             let bytes = [UInt8](repeating: 1, count: 64)
+            let start = monotonicNanoseconds()
             while true {
                 let isOver = bytes.withUnsafeBytes { buffer -> Bool in
                     do throws(LiteFailure) {
@@ -90,33 +102,37 @@ enum WriterRole {
                     } catch { return true }
                 }
                 if isOver { return }
+                let done = count.add(1, ordering: .relaxed).newValue
+                if rate > 0 { sleep(until: start + done * 1_000_000_000 / rate) }
             }
         }
-        Bench.awaitEnd()
+        Role.awaitEnd()
+        var usage = rusage()
+        getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
+        let seconds = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec
+        Role.say(
+            "\(count.load(ordering: .relaxed)) \(seconds * 1_000_000 + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec)"
+        )
         _exit(0)
+    }
+
+    private static func sleep(until moment_ns: UInt64) {
+        let now = monotonicNanoseconds()
+        if moment_ns <= now { return }
+        var span = timespec(tv_sec: 0, tv_nsec: Int(min(moment_ns - now, 999_999_999)))
+        nanosleep(&span, nil)
     }
 }
 
-/// A bare device's other end. Says its address, and takes one connection.
-enum BareRole {
-    static func run() throws {
-        let device = try SoftDevice()
-        let region = try device.allocate(bytes: Int(Bench.arenaBytes), access: .all)
-        let queue = try device.makeCompletionQueue(capacity: 1024)
-        let address = try device.listen(on: FabricAddress(host: Bench.host, port: 0))
-        Bench.say("\(address)")
-        guard let request = try device.nextRequest(until: .after(.seconds(30))) else { return }
-        var key = [UInt8](repeating: 0, count: 12)
-        key.withUnsafeMutableBytes { buffer in
-            var writer = WireWriter(buffer)
-            writer.write(region.remoteKey)
-            writer.write(region.remoteAddress)
-        }
-        let pair = try request.accept(
-            send: queue, receive: queue, parameters: QueuePairParameters(), privateData: key,
-            prepare: { (_) throws(FabricError) in })
-        Bench.awaitEnd()
-        pair.disconnect()
-        device.close()
+/// A program that joins, writes once, and waits: `idle SOCKET`.
+enum IdleRole {
+    static func run(_ arguments: [String]) throws {
+        let lite = try LiteSession(path: arguments[1])
+        let region = try lite.malloc(64)
+        let bytes = [UInt8](repeating: 1, count: 64)
+        try bytes.withUnsafeBytes { try lite.write(region, at: 0, from: $0) }
+        Role.say("ready")
+        Role.awaitEnd()
+        lite.leave()
     }
 }

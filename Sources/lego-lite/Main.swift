@@ -54,17 +54,19 @@ struct LegoLite: DaemonCommand {
             arenaBytes: settings[LiteKeys.arena] & ~4095)
         configuration.peers = settings[LiteKeys.peers].map { FabricAddress($0) }
         configuration.threads = settings[LiteKeys.threads]
+        configuration.threadsPerNode = settings[LiteKeys.threadsPerNode]
+        configuration.bufferBytes_max = settings[LiteKeys.buffers]
         configuration.softwarePriority = settings[LiteKeys.softwarePriority]
         configuration.spin = settings[LiteKeys.spin]
         try Self.makeDirectory(of: configuration.socketPath)
-        let staging = LiteServiceConfiguration.stagingBytes(threads: configuration.threads)
         let node = try ComponentFrame.makeNode(
-            context, name: Self.label, listen: Self.listenKey, poolBytes: configuration.arenaBytes + UInt64(staging)
+            context, name: Self.label, listen: Self.listenKey, poolBytes: configuration.arenaBytes
         ) { lite in
             lite.messageBytes_max = LiteService.messageBytes
             lite.queuePairsPerPeer = settings[LiteKeys.queuePairs]
             lite.reservedQueuePairs = settings[LiteKeys.reservedQueuePairs]
-            lite.workers = 4
+            // Handlers may ask third nodes: one that is silent holds some of them for a while.
+            lite.workers = 16
         }
         do {
             let service = try LiteService(node: node, configuration: configuration, logger: context.logger)

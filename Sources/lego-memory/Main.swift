@@ -1,5 +1,10 @@
 import ArgumentParser
+import CLinux
 import Daemon
+import Fabric
+import Kernel
+import Lite
+import LiteService
 import Logging
 import MemoryService
 import RackConfiguration
@@ -26,18 +31,44 @@ struct LegoMemory: DaemonCommand {
     var flags: [SettingFlag?] { member.flags + [SettingFlag("--size", MemoryKeys.size, size)] }
 
     func launch(_ context: DaemonContext) throws -> any RunningDaemon {
-        let component = try ComponentFrame(
-            context, kind: Self.component, poolBytes: context.settings[MemoryKeys.size])
+        let settings = context.settings
+        let servesLite = !settings[MemoryKeys.liteSocket].isEmpty
+        let size = settings[MemoryKeys.size] & ~4095
+        let arena = servesLite ? settings[MemoryKeys.liteArena] & ~4095 : 0
+        let component = try ComponentFrame(context, kind: Self.component, poolBytes: size + arena) { lite in
+            if !servesLite { return }
+            lite.messageBytes_max = LiteService.messageBytes
+            lite.queuePairsPerPeer = 4
+            lite.workers = 16
+        }
         var configuration = MemoryServiceConfiguration()
-        configuration.prefault = context.settings[MemoryKeys.prefault]
+        configuration.poolBytes = Int(size)
+        configuration.prefault = settings[MemoryKeys.prefault]
         let service = try MemoryService(
             node: component.node, configuration: configuration, logger: context.logger)
-        return try component.run(peerLost: { service.peerLost($0) }, stop: { service.stop() }) {
+        let lite = servesLite ? try makeLite(context, component.node, arena) : nil
+        return try component.run(
+            peerLost: { service.peerLost($0) }, leave: { lite?.stop() }, stop: { service.stop() }
+        ) {
+            try lite?.start()
             var hooks = ComponentHooks()
             hooks.capacityBytes = service.capacityBytes
             hooks.usedBytes = { service.usedBytes }
             hooks.registered = { _, manager in service.managerChanged(to: manager) }
+            hooks.membershipChanged = { members in
+                lite?.learn(members.filter { $0.kind == .memory }.compactMap { FabricAddress($0.liteAddress) })
+            }
             return hooks
         }
+    }
+
+    /// LITE for this host's programs, on the same node: its arena is the end of the pool.
+    private func makeLite(_ context: DaemonContext, _ node: RackNode, _ arena: UInt64) throws -> LiteService {
+        _ = try checked("setrlimit", lego_raise_descriptor_limit())
+        let name = context.settings[CommonKeys.name]
+        let configuration = LiteServiceConfiguration(
+            name: name.isEmpty ? "\(node.address)" : name, socketPath: context.settings[MemoryKeys.liteSocket],
+            arenaBytes: arena)
+        return try LiteService(node: node, configuration: configuration, logger: context.logger)
     }
 }

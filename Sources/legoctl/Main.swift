@@ -15,7 +15,7 @@ struct Legoctl: ParsableCommand {
             """,
         subcommands: [
             RackCommand.self, RunCommand.self, PsCommand.self, LogsCommand.self, KillCommand.self, WaitCommand.self,
-            StatsCommand.self, StatusCommand.self, ComponentCommand.self,
+            StatsCommand.self, StatusCommand.self, FabricCommand.self, ComponentCommand.self,
         ])
 
     static func main() {

@@ -55,6 +55,19 @@ struct ConfigurationTests {
             "memory.toml:2: key 'memory.size' is a floating-point number; allowed: a size such as 512MiB, at least 1MiB"
         ),
         (
+            "[component]\nlink-model = \"fast\"\n",
+            "memory.toml:2: key 'component.link-model' is \"fast\"; allowed: off, membus, pcie3x16, edr, hdr, genz, cxl "
+                + "or custom:NANOSECONDS:BYTES_PER_SECOND"
+        ),
+        (
+            "[pool]\nhuge-pages = true\n",
+            "memory.toml:2: key 'pool.huge-pages' is true; allowed: auto, never, always"
+        ),
+        (
+            "[component]\nnuma-node = -1\n",
+            "memory.toml:2: key 'component.numa-node' is -1; allowed: auto, or a number from 0 to 1023"
+        ),
+        (
             "[memory]\nprefault = \"perhaps\"\n",
             "memory.toml:2: key 'memory.prefault' is \"perhaps\"; allowed: true or false"
         ),
@@ -68,10 +81,14 @@ struct ConfigurationTests {
         ),
         (
             "[memory]\nsiez = \"1GiB\"\n",
-            "memory.toml:2: unknown key 'memory.siez'; known: memory.size, memory.prefault, component.name, "
-                + "component.listen, component.manager, component.fabric, component.adapter, component.log-level"
+            "memory.toml:2: unknown key 'memory.siez'; known: memory.size, memory.prefault, lite.socket, lite.arena, "
+                + "link.*.model, component.name, component.listen, component.manager, component.fabric, component.adapter, pool.huge-pages, "
+                + "component.link-model, component.log-level, component.numa-node"
         ),
-        ("\n\n[memroy]\nsize = \"1GiB\"\n", "memory.toml:3: unknown table 'memroy'; known: memory, component"),
+        (
+            "\n\n[memroy]\nsize = \"1GiB\"\n",
+            "memory.toml:3: unknown table 'memroy'; known: memory, pool, lite, link.*, component"
+        ),
         ("memory = 5\n", "memory.toml:1: key 'memory' is 5; allowed: a table [memory]"),
         (
             "[memory.size]\nof = 3\n",
@@ -81,8 +98,9 @@ struct ConfigurationTests {
         // The first mistake in the file, not the first by name.
         (
             "[memory]\nzzz = 1\n[component]\naaa = 1\n",
-            "memory.toml:2: unknown key 'memory.zzz'; known: memory.size, memory.prefault, component.name, "
-                + "component.listen, component.fabric, component.manager, component.adapter, component.log-level"
+            "memory.toml:2: unknown key 'memory.zzz'; known: memory.size, memory.prefault, lite.arena, component.name, "
+                + "lite.socket, link.*.model, component.listen, component.fabric, component.manager, component.adapter, pool.huge-pages, "
+                + "component.numa-node, component.log-level, component.link-model"
         ),
     ]
 

@@ -8,20 +8,6 @@ import Testing
 /// What is written down about a rack, and what is made of it after a crash.
 @Suite(.serialized)
 struct RackRecordTests {
-    /// A directory that is removed with what is in it.
-    private final class Scratch {
-        let path: String
-        init() throws {
-            var template = Array("/tmp/lego-control.XXXXXX".utf8CString)
-            guard mkdtemp(&template) != nil else { throw KernelError("mkdtemp") }
-            path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        }
-        deinit {
-            let child = try? ChildProcess("rm", ["-rf", path])
-            _ = child?.finish()
-        }
-    }
-
     private func component(_ name: String, _ kind: String, _ pid: Int32) -> RackRecord.Component {
         RackRecord.Component(
             name: name, kind: kind, pid: pid, startTime: ProcessIdentity(of: pid)?.startTime ?? 0,

@@ -126,6 +126,8 @@ struct Bench<Device: RDMADevice>: Sendable {
     var makeLeft: (@Sendable () throws -> Device)?
     /// Where the devices listen.
     let host: String
+    /// What is done to both ends of every connection while it is prepared.
+    var prepare: @Sendable (Device.Pair) throws(FabricError) -> Void = { _ in }
 
     init(make: @escaping @Sendable () throws -> Device, makeLeft: (@Sendable () throws -> Device)? = nil, host: String)
     {
@@ -151,7 +153,9 @@ struct Bench<Device: RDMADevice>: Sendable {
         defer { right.close() }
         let address = try right.listen(on: FabricAddress(host: host, port: 0))
         let plan = Plan(bytes: bytes, parameters: parameters, capacity: capacity, rightAccess: rightAccess)
-        let lab = Lab(address: address, sides: try connectSides(left, right, address, plan), plan: plan)
+        let lab = Lab(
+            address: address, sides: try connectSides(left, right, address, plan, prepare), plan: plan, prepare: prepare
+        )
         return try body(lab)
     }
 }
@@ -171,22 +175,28 @@ final class Lab<Device: RDMADevice>: @unchecked Sendable {
     let right: Side<Device>
     let address: FabricAddress
     let plan: Plan
+    private let prepare: @Sendable (Device.Pair) throws(FabricError) -> Void
 
-    init(address: FabricAddress, sides: (Side<Device>, Side<Device>), plan: Plan) {
+    init(
+        address: FabricAddress, sides: (Side<Device>, Side<Device>), plan: Plan,
+        prepare: @escaping @Sendable (Device.Pair) throws(FabricError) -> Void
+    ) {
         self.address = address
         (left, right) = sides
         self.plan = plan
+        self.prepare = prepare
     }
 
     /// Another connection between the same devices.
     func connectAgain() throws -> (Side<Device>, Side<Device>) {
-        try connectSides(left.device, right.device, address, plan)
+        try connectSides(left.device, right.device, address, plan, prepare)
     }
 }
 
 /// Connects `left` to the listening `right`, each with a region and a queue of its own.
 func connectSides<Device: RDMADevice>(
-    _ left: Device, _ right: Device, _ address: FabricAddress, _ plan: Plan
+    _ left: Device, _ right: Device, _ address: FabricAddress, _ plan: Plan,
+    _ prepare: @escaping @Sendable (Device.Pair) throws(FabricError) -> Void = { _ in }
 ) throws -> (Side<Device>, Side<Device>) {
     let parameters = plan.parameters
     let capacity = plan.capacity ?? parameters.sendRequests_max + parameters.receiveRequests_max
@@ -199,7 +209,7 @@ func connectSides<Device: RDMADevice>(
             let region = try right.allocate(bytes: plan.bytes, access: plan.rightAccess)
             let pair = try request.accept(
                 send: queue, receive: queue, parameters: parameters, privateData: [4, 5],
-                prepare: { (_: Device.Pair) throws(FabricError) in })
+                prepare: prepare)
             return Side(device: right, queue: queue, region: region, pair: pair)
         }
         accepted.withLock { $0 = result }
@@ -209,7 +219,7 @@ func connectSides<Device: RDMADevice>(
     let result = Result {
         try left.connect(
             to: address, send: queue, receive: queue, parameters: parameters, privateData: [1, 2, 3],
-            until: .after(labTimeout), prepare: { (_: Device.Pair) throws(FabricError) in })
+            until: .after(labTimeout), prepare: prepare)
     }
     // Nothing comes for the acceptor to wait for.
     if case .failure = result { right.close() }

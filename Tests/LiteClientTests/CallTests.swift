@@ -12,16 +12,29 @@ private final class EchoServer {
     private let thread: KernelThread
     static let stop: [UInt8] = [0xff, 0xfe]
 
-    init(_ cluster: TestCluster, _ node: Int, _ function: UInt16, bytes_max: Int = 1 << 20) throws {
+    /// `inOneStep`: replies and receives by one operation.
+    init(
+        _ cluster: TestCluster, _ node: Int, _ function: UInt16, bytes_max: Int = 1 << 20, inOneStep: Bool = false
+    ) throws {
         let session = try cluster.join(node)
         try session.register(function, bytes_max: bytes_max, depth: 16)
         self.session = session
         thread = try KernelThread(name: "echo") {
             let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: bytes_max, alignment: 16)
             defer { buffer.deallocate() }
+            var next: LiteRequest?
             while true {
                 do throws(LiteFailure) {
-                    let request = try session.receive(function, into: buffer, until: patience)
+                    var taken = next
+                    if taken == nil { taken = try session.receive(function, into: buffer, until: patience) }
+                    guard let request = taken else { return }
+                    next = nil
+                    if inOneStep, request.call != 0 {
+                        let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<request.count])
+                        next = try session.reply(
+                            request.call, bytes, receiving: function, into: buffer, until: patience)
+                        continue
+                    }
                     let bytes = UnsafeRawBufferPointer(rebasing: buffer[..<request.count])
                     if request.call != 0 { try session.reply(request.call, bytes) }
                     if bytes.elementsEqual(Self.stop) { return }
@@ -200,6 +213,41 @@ extension LiteClientTests {
                 try withBuffer(64) { buffer in _ = try server.receive(3, into: buffer, until: patience) }
                 server.leave()
                 for thread in threads { thread.join() }
+            }
+        }
+
+        /// More callers than a node has slots for calls, whom two threads answer.
+        @Test(arguments: [SoftDeviceConfiguration.Transport.automatic, .tcp])
+        func manyCallersAreAnsweredInOneStep(_ transport: SoftDeviceConfiguration.Transport) throws {
+            try withCluster(nodes: 2, transport: transport) { cluster in
+                for node in 0..<2 {
+                    let server = try EchoServer(cluster, node, 12, inOneStep: true)
+                    let target = cluster.members[node].id
+                    let callers = try (0..<40).map { _ in try cluster.join(0) }
+                    try onThreads(40) { number in
+                        let lite = callers[number]
+                        for round in 0..<20 {
+                            let count = [0, 1, 100, 5000, 70000][(number + round) % 5]
+                            var answer = LiteFailure.busy
+                            // The queue holds sixteen.
+                            while answer == .busy {
+                                do throws(LiteFailure) {
+                                    let bytes = pattern(number + round, count)
+                                    let reply = try lite.call(target, 12, bytes, room: 70000, until: patience)
+                                    #expect(reply == bytes)
+                                    break
+                                } catch { answer = error }
+                            }
+                            #expect(answer == .busy, "\(answer)")
+                        }
+                        lite.leave()
+                    }
+                    let last = try cluster.join(0)
+                    // One that nobody waits for any more: the server goes on.
+                    try last.send(target, 12, EchoServer.stop)
+                    server.join()
+                }
+                #expect(eventually { cluster.members.allSatisfy { $0.service.sessionCount <= 4 } })
             }
         }
 

@@ -1,3 +1,4 @@
+import CLinux
 import Fabric
 import Glibc
 import Kernel
@@ -7,107 +8,9 @@ import Testing
 
 @testable import LiteService
 
-/// A program in C against liblite.so, in a process of its own. It ends by itself after a minute, whatever happens.
-private final class Program {
-    private(set) var process: pid_t = 0
-    private let output: Int32
-
-    /// Where this package and its products are.
-    private static var package: String {
-        let parts = #filePath.split(separator: "/").dropLast(3)
-        return "/" + parts.joined(separator: "/")
-    }
-
-    /// Where the library and the daemons are that were built with these tests.
-    static var products: String {
-        var link = [CChar](repeating: 0, count: 4096)
-        let length = readlink("/proc/self/exe", &link, link.count - 1)
-        let executable = link.prefix(max(0, length)).map { UInt8(bitPattern: $0) }
-        // The test bundle lies beside them; the program that runs it may not.
-        let bundle = CommandLine.arguments.first { $0.hasSuffix(".xctest") }
-        let built = bundle ?? String(decoding: executable, as: UTF8.self)
-        return "/" + built.split(separator: "/").dropLast().joined(separator: "/")
-    }
-
-    /// Compiles a program of this directory against the library that was built with these tests.
-    static func compile(_ name: String, into directory: String) throws -> String {
-        let program = "\(directory)/\(name)"
-        let source = "\(package)/Tests/LiteClientTests/Programs/\(name).c"
-        let compiler = try Program(
-            "/usr/bin/cc",
-            [
-                "-std=gnu17", "-Wall", "-Wextra", "-Werror", "-O1", "-I", "\(package)/Sources/CLite/include", "-o",
-                program,
-                source, "-L", products, "-llite", "-Wl,-rpath,\(products)", "-lpthread",
-            ])
-        let (text, status) = compiler.wait()
-        if status != 0 { throw KernelError("cc \(name).c: \(text)", EINVAL) }
-        return program
-    }
-
-    init(_ path: String, _ arguments: [String]) throws {
-        var pipes: [Int32] = [0, 0]
-        if pipe(&pipes) < 0 { throw KernelError("pipe") }
-        for descriptor in pipes { _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC) }
-        var actions = posix_spawn_file_actions_t()
-        posix_spawn_file_actions_init(&actions)
-        defer { posix_spawn_file_actions_destroy(&actions) }
-        posix_spawn_file_actions_adddup2(&actions, pipes[1], 1)
-        posix_spawn_file_actions_adddup2(&actions, pipes[1], 2)
-        let argv = ([path] + arguments).map { strdup($0) } + [nil]
-        defer { for text in argv { free(text) } }
-        // What runs the tests may have blocked signals; the program must take them.
-        var attributes = posix_spawnattr_t()
-        posix_spawnattr_init(&attributes)
-        defer { posix_spawnattr_destroy(&attributes) }
-        var none = sigset_t()
-        sigemptyset(&none)
-        posix_spawnattr_setsigmask(&attributes, &none)
-        posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK))
-        let result = posix_spawn(&process, path, &actions, &attributes, argv, environ)
-        close(pipes[1])
-        output = pipes[0]
-        if result != 0 { throw KernelError("posix_spawn \(path)", result) }
-    }
-
-    deinit {
-        kill()
-        close(output)
-    }
-
-    func kill() {
-        if process == 0 { return }
-        Glibc.kill(process, SIGKILL)
-        waitpid(process, nil, 0)
-        process = 0
-    }
-
-    func readLine() -> String {
-        var bytes: [UInt8] = []
-        var byte: UInt8 = 0
-        while read(output, &byte, 1) == 1, byte != 10 { bytes.append(byte) }
-        return String(decoding: bytes, as: UTF8.self)
-    }
-
-    /// Everything that it writes, and its exit status.
-    func wait() -> (text: String, status: Int32) {
-        var text: [UInt8] = []
-        var bytes = [UInt8](repeating: 0, count: 4096)
-        while true {
-            let count = read(output, &bytes, bytes.count)
-            if count <= 0 { break }
-            text += bytes.prefix(count)
-        }
-        var status: Int32 = 0
-        waitpid(process, &status, 0)
-        process = 0
-        return (String(decoding: text, as: UTF8.self), status)
-    }
-}
-
 extension LiteClientTests {
     @Suite(.serialized) struct Programs {
-        @Test func everyFunctionFromC() throws {
+        @Test(.enabled(if: Program.canRun)) func everyFunctionFromC() throws {
             try withCluster(nodes: 2) { cluster in
                 let path = cluster.members[0].path
                 let program = try Program.compile("everything", into: cluster.directory)
@@ -123,44 +26,27 @@ extension LiteClientTests {
             }
         }
 
-        @Test func daemonsServeAProgram() throws {
-            var template = Array("/tmp/lego-lite-XXXXXX".utf8CString)
-            guard mkdtemp(&template) != nil else { throw KernelError("mkdtemp") }
-            let directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
-            defer { rmdir(directory) }
-            let program = try Program.compile("everything", into: directory)
-            defer { unlink(program) }
-            // Each ends after a minute, whatever happens.
-            func daemon(_ name: String, _ more: [String]) throws -> (Program, String) {
-                let arguments = ["60", "\(Program.products)/lego-lite", "--listen", "127.0.0.1:0", "--arena", "8MiB"]
-                let daemon = try Program(
-                    "/usr/bin/timeout",
-                    arguments + ["--name", name, "--socket", "\(directory)/\(name)"] + more)
-                while true {
-                    let line = daemon.readLine()
-                    if line.isEmpty { throw KernelError("lego-lite ended", EPROTO) }
-                    if line.contains("serving"),
-                        let address = line.split(separator: "nodes=").last?.split(separator: " ").first
-                    {
-                        return (daemon, String(address))
-                    }
+        @Test(.enabled(if: Program.canRun)) func daemonsServeAProgram() throws {
+            try withDirectory { directory in
+                let program = try Program.compile("everything", into: directory)
+                defer { unlink(program) }
+                let (first, address) = try Program.daemon("node0", in: directory, [])
+                let (second, _) = try Program.daemon("node1", in: directory, ["--peers", address])
+                // The first knows of the second when a program of it does.
+                let lite = try LiteSession(path: "\(directory)/node0")
+                #expect(eventually { (try? lite.nodes().count) == 2 })
+                #expect(
+                    failure { () throws(LiteFailure) in _ = try LiteSession(path: "\(directory)/nobody") }
+                        == .daemonLost)
+                let (text, status) = try Program(program, ["\(directory)/node0"]).wait()
+                #expect(text == "ok\n")
+                #expect(status == 0)
+                for daemon in [first, second] {
+                    Glibc.kill(daemon.process, SIGTERM)
+                    #expect(daemon.wait().status == 0)
                 }
+                #expect(access("\(directory)/node0", F_OK) != 0)
             }
-            let (first, address) = try daemon("node0", [])
-            let (second, _) = try daemon("node1", ["--peers", address])
-            // The first knows of the second when a program of it does.
-            let lite = try LiteSession(path: "\(directory)/node0")
-            #expect(eventually { (try? lite.nodes().count) == 2 })
-            #expect(
-                failure { () throws(LiteFailure) in _ = try LiteSession(path: "\(directory)/nobody") } == .daemonLost)
-            let (text, status) = try Program(program, ["\(directory)/node0"]).wait()
-            #expect(text == "ok\n")
-            #expect(status == 0)
-            for daemon in [first, second] {
-                Glibc.kill(daemon.process, SIGTERM)
-                #expect(daemon.wait().status == 0)
-            }
-            #expect(access("\(directory)/node0", F_OK) != 0)
         }
 
         @Test func aThousandPrograms() throws {
@@ -181,6 +67,24 @@ extension LiteClientTests {
                 for session in sessions { session.leave() }
                 #expect(eventually { cluster.members[0].service.sessionCount == 0 })
                 #expect(eventually { cluster.members[0].service.usedBytes == 0 })
+            }
+        }
+
+        /// As many processes, which meet at a barrier while all have joined.
+        @Test(.enabled(if: Program.canRun && getenv("LEGO_TEST_ALL") != nil)) func aThousandProcesses() throws {
+            #expect(lego_raise_descriptor_limit() >= 0)
+            try withCluster { cluster in
+                let path = try Program.compile("thousandth", into: cluster.directory)
+                defer { unlink(path) }
+                let programs = try (0..<1000).map { try Program(path, [cluster.members[0].path, "1000", "\($0)"]) }
+                for program in programs {
+                    let (text, status) = program.wait()
+                    #expect(text == "ok\n")
+                    #expect(status == 0)
+                }
+                #expect(eventually { cluster.members[0].service.sessionCount == 0 })
+                #expect(eventually { cluster.members[0].service.usedBytes == 0 })
+                #expect(cluster.members[0].service.barrierCount == 0)
             }
         }
 
@@ -225,7 +129,7 @@ extension LiteClientTests {
             }
         }
 
-        @Test func aKilledProgramLeavesNothingBehind() throws {
+        @Test(.enabled(if: Program.canRun)) func aKilledProgramLeavesNothingBehind() throws {
             try withCluster(nodes: 2) { cluster in
                 let program = try Program.compile("holder", into: cluster.directory)
                 defer { unlink(program) }

@@ -32,9 +32,7 @@ final class TestCluster {
         nodes: Int = 1, transport: SoftDeviceConfiguration.Transport = .automatic,
         _ change: (inout LiteServiceConfiguration) -> Void = { _ in }
     ) throws {
-        var template = Array("/tmp/lego-lite-XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else { throw KernelError("mkdtemp") }
-        directory = template.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+        directory = try makeDirectory()
         for number in 0..<nodes { try add("node\(number)", transport: transport, change) }
         for member in members {
             #expect(eventually { member.service.memberCount == nodes - 1 }, "the nodes do not find each other")
@@ -51,8 +49,8 @@ final class TestCluster {
         // Each knows only its predecessor.
         if let last = members.last { configuration.peers = [last.node.address] }
         change(&configuration)
-        let bytes = Int(Self.arenaBytes) + LiteServiceConfiguration.stagingBytes(threads: configuration.threads)
-        var lite = LiteConfiguration(name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: bytes)
+        var lite = LiteConfiguration(
+            name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: Int(Self.arenaBytes))
         lite.messageBytes_max = LiteService.messageBytes
         lite.callsPerPeer_max = 16
         lite.queuePairsPerPeer = 4

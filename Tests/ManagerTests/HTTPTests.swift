@@ -38,6 +38,17 @@ import Testing
                 ("POST /v1/programs", "\u{0}\u{1}", 400), ("POST /v1/programs/1/signal", "{\"signal\":\"TERM\"}", 400),
                 ("POST /v1/programs/1/signal", "{\"signal\":15}", 404),
                 ("POST /v1/components/%2e%2e/kill", nil, geteuid() == 0 ? 404 : 403),
+                ("GET /v1/fabric/measure?from=a", nil, 400),
+                ("GET /v1/fabric/measure?from=manager&to=nobody", nil, geteuid() == 0 ? 404 : 403),
+                ("POST /v1/fabric/model", "{\"from\":\"a\",\"to\":\"b\",\"model\":\"x\"}", geteuid() == 0 ? 422 : 403),
+                (
+                    "POST /v1/fabric/model", "{\"from\":\"a\",\"to\":\"a\",\"model\":\"hdr\"}",
+                    geteuid() == 0 ? 422 : 403
+                ),
+                (
+                    "POST /v1/fabric/model", "{\"from\":\"a\",\"to\":\"manager\",\"model\":\"hdr\"}",
+                    geteuid() == 0 ? 404 : 403
+                ),
             ]
             for (line, body, status) in cases {
                 let answer = try await ask(lab, line, body: body.map { Array($0.utf8) })

@@ -28,6 +28,11 @@ import Testing
         #expect(try route("POST", "/v1/programs/7/signal") == .signal(7))
         #expect(try route("GET", "/v1/status") == .status)
         #expect(try route("GET", "/metrics") == .metrics)
+        #expect(try route("GET", "/v1/fabric") == .fabric)
+        #expect(
+            try route("GET", "/v1/fabric/measure", ["from": "a", "to": "b"]) == .measureLink(from: "a", to: "b"))
+        #expect(status("GET", "/v1/fabric/measure", ["from": "a"]) == 400)
+        #expect(try route("POST", "/v1/fabric/model") == .linkModel)
         #expect(try route("POST", "/v1/components/memory0/kill") == .killComponent("memory0"))
     }
 
@@ -35,7 +40,7 @@ import Testing
         "/", "", "/v1", "/v1/", "/v2/status", "/v1/programs/", "/v1/programs/0", "/v1/programs/-1", "/v1/programs/+1",
         "/v1/programs/x", "/v1/programs/99999999999999999999", "/v1/programs/18446744073709551615",
         "/v1/programs/1/nope", "/v1/programs/1/stats/2", "/v1/components", "/v1/components/memory0",
-        "/v1/components/memory0/start", "/v1/status/x",
+        "/v1/components/memory0/start", "/v1/status/x", "/v1/fabric/x", "/v1/fabric/measure/x",
     ]) func unknownPaths(path: String) {
         #expect(status("GET", path) == 404)
     }
@@ -43,7 +48,7 @@ import Testing
     @Test(arguments: [
         ("DELETE", "/v1/programs"), ("POST", "/v1/programs/1"), ("POST", "/v1/programs/1/stats"),
         ("GET", "/v1/programs/1/signal"), ("PUT", "/v1/status"), ("POST", "/metrics"),
-        ("GET", "/v1/components/memory0/kill"),
+        ("GET", "/v1/components/memory0/kill"), ("POST", "/v1/fabric"), ("GET", "/v1/fabric/model"),
     ]) func wrongMethods(method: String, path: String) {
         do {
             _ = try Route(method: method, path: path, query: [:])

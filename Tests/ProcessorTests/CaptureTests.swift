@@ -20,13 +20,13 @@ struct CaptureTests {
 
     private func expectOK(_ outcome: CaptureRack.Outcome, evicts: Bool = true) {
         #expect(outcome.status == 0)
-        #expect(outcome.output == "ok\n" || outcome.output == "skipped\n")
+        #expect(outcome.output == "ok\n" || outcome.output == "skipped\n", "\(outcome.output)")
         #expect(outcome.failure == nil)
         #expect(outcome.statistics.peakResidentBytes <= Self.bound)
         if evicts { #expect(outcome.statistics.evictedPages > 0) }
     }
 
-    @Test(arguments: ["fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector"])
+    @Test(arguments: ["fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes"])
     func memoryIsRight(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
@@ -77,10 +77,11 @@ struct CaptureTests {
         }
     }
 
-    @Test func pinnedMemoryStaysWhereTheDeviceWrites() throws {
+    @Test(arguments: ["dma", "direct_read"])
+    func pinnedMemoryStaysWhereTheDeviceWrites(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
-            let program = try compile("dma", directory)
+            let program = try compile(name, directory)
             let rack = try CaptureRack()
             expectOK(try rack.run([program, "\(directory)/data"], limitBytes: Self.limit, launcher: launcher))
         }
@@ -123,6 +124,19 @@ struct CaptureTests {
             #expect(outcome.status == 0)
             #expect(
                 try CapturePrograms.read("\(directory)/native.o") == CapturePrograms.read("\(directory)/captured.o"))
+        }
+    }
+
+    /// What is killed while an agent is put into it must be seen dead by its parent.
+    @Test func programsThatAreKilledWhileTheyStart() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let rack = try CaptureRack()
+            let script =
+                "for i in 1 2 3; do for j in 1 2 3 4 5 6 7 8 9; do "
+                + "timeout -s KILL 0.00$j sh -c 'exec /bin/true'; done; done 2>/dev/null; echo ok"
+            let outcome = try rack.run(["/bin/bash", "-c", script], limitBytes: Self.limit, launcher: launcher)
+            expectOK(outcome, evicts: false)
         }
     }
 

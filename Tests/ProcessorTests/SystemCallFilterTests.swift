@@ -61,7 +61,9 @@ extension MappedFile {
     }
 
     @Test func everyCallEndsInAVerdict() throws {
-        let trapped: Set<UInt32> = [9, 11, 12, 25, 28, 56, 57, 58, 203, 204, 218, 435, 440]
+        let trapped: Set<UInt32> = [
+            2, 9, 11, 12, 25, 28, 41, 56, 57, 58, 72, 203, 204, 206, 218, 257, 304, 311, 425, 435, 437, 440,
+        ]
         for number in UInt32(0)..<600 {
             let verdict = try #require(evaluate(Call(number: number)))
             #expect(verdict.isConstant == !trapped.contains(number))
@@ -93,6 +95,27 @@ extension MappedFile {
                     == (isTrapped ? Self.notify : Self.allow))
         }
         #expect(evaluate(Call(number: 440))?.action == Self.noSuchCall)
+    }
+
+    @Test func whatMayPinPagesIsTrapped() {
+        func action(_ number: UInt32, _ arguments: [UInt64]) -> UInt32? {
+            evaluate(Call(number: number, arguments: arguments + [UInt64](repeating: 0, count: 6 - arguments.count)))?
+                .action
+        }
+        let direct: UInt64 = 0o40000
+        for flags in [UInt64(O_RDONLY), UInt64(O_RDWR | O_CREAT | O_CLOEXEC), 0o200000 /* O_DIRECTORY */] {
+            #expect(action(2, [0, flags]) == Self.allow)
+            #expect(action(2, [0, flags | direct]) == Self.notify)
+            #expect(action(257, [0, direct, flags]) == Self.allow)
+            #expect(action(257, [0, 0, flags | direct]) == Self.notify)
+            #expect(action(304, [0, 0, flags | direct]) == Self.notify)
+            #expect(action(72, [3, UInt64(F_SETFL), flags]) == Self.allow)
+            #expect(action(72, [3, UInt64(F_SETFL), flags | direct]) == Self.notify)
+            #expect(action(72, [3, UInt64(F_DUPFD), direct]) == Self.allow)
+        }
+        for number in [206, 311, 425, 437] as [UInt32] { #expect(action(number, []) == Self.notify) }
+        #expect(action(41, [UInt64(AF_INET)]) == Self.allow)
+        #expect(action(41, [44 /* AF_XDP */]) == Self.notify)
     }
 
     @Test func theAgentIsNotTrapped() {

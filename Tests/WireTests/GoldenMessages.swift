@@ -129,6 +129,34 @@ enum GoldenMessages {
                 ManagerComponentTerminate(),
                 ""),
             MessageSample(
+                "fabric request",
+                ManagerComponentFabric(),
+                ""),
+            MessageSample(
+                "fabric",
+                ComponentManagerFabric(
+                    device: "emulated + rxe0", adapterAbsence: "", regions: 7, registeredBytes: 4096,
+                    links: [
+                        FabricLink(
+                            peer: NodeID(rawValue: 5), path: "tcp", reason: "no RDMA adapter", isInitiator: true,
+                            queuePairs: 2, requests: 3, bytesOut: 4, bytesIn: 5, model: "hdr")
+                    ]),
+                "0f000000656d756c61746564202b20727865300000000007000000001000000000000001000000050000000000"
+                    + "0000030000007463700f0000006e6f2052444d4120616461707465720102000000030000000000000004000000"
+                    + "00000000050000000000000003000000686472"),
+            MessageSample(
+                "link model",
+                ManagerComponentLinkModel(peer: "memory0", model: "custom:600:25000000000"),
+                "070000006d656d6f72793016000000637573746f6d3a3630303a3235303030303030303030"),
+            MessageSample(
+                "measure",
+                ManagerComponentMeasure(peer: NodeID(rawValue: 9)),
+                "0900000000000000"),
+            MessageSample(
+                "measured",
+                ComponentManagerMeasured(latency_ns: 450, bytesPerSecond: [1, 2, 3]),
+                "c201000000000000010000000000000002000000000000000300000000000000"),
+            MessageSample(
                 "acknowledgement",
                 Acknowledgement(),
                 ""),

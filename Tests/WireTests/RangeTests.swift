@@ -68,6 +68,10 @@ import Wire
         let member = RackMember(kind: .memory, health: .healthy, name: "", node: node, liteAddress: "")
         let members = Array(repeating: member, count: WireLimit.components_max + 1)
         #expect(isRefused(ManagerComponentMembership(epoch: 1, members: members)))
+        for model in ["", "off", "hdr ", "custom:1:1"] {
+            #expect(isRefused(ManagerComponentLinkModel(peer: "memory0", model: model)) == !model.isEmpty)
+        }
+        #expect(isRefused(ManagerComponentLinkModel(peer: "", model: "hdr")))
         var statistics = ProgramStatistics()
         statistics.perMemory = Array(repeating: MemoryShare(memory: "", bytes: 0), count: WireLimit.components_max + 1)
         #expect(isRefused(statistics))

@@ -14,7 +14,10 @@
 #define LEGO_AGENT_BOOT_STACK_END 0x8000ull
 #define LEGO_AGENT_STACK_END 0xfff0ull
 #define LEGO_AGENT_BUFFER_OFFSET 0x10000ull
-#define LEGO_AGENT_FILE_BYTES 0x50000ull
+// The second thread, which evicts while the first one may be called: its page and its stack.
+#define LEGO_AGENT_EVICTOR_PAGE_OFFSET 0x50000ull
+#define LEGO_AGENT_EVICTOR_STACK_END 0x57ff0ull
+#define LEGO_AGENT_FILE_BYTES 0x58000ull
 // Private pages beyond the file: the identity that a fork wipes, and where pages are moved on their way out.
 #define LEGO_AGENT_IDENTITY_OFFSET 0x100000ull
 #define LEGO_AGENT_POOL_OFFSET 0x200000ull
@@ -29,6 +32,9 @@ enum lego_agent_command {
 enum lego_agent_operation_kind {
   LEGO_AGENT_DROP = 1, // MADV_DONTNEED
   LEGO_AGENT_MOVE = 2, // UFFDIO_MOVE into the pool, then a copy into the buffer at `slot`
+  // vmsplice(2) into the pipe, then MADV_DONTNEED. The pipe holds the page itself: what is read from it afterwards
+  // has every write that any thread made until the page was unmapped.
+  LEGO_AGENT_SPLICE = 3,
 };
 
 struct lego_agent_operation {
@@ -36,13 +42,14 @@ struct lego_agent_operation {
   uint32_t pages;
   uint32_t slot;
   uint32_t kind;
-  // Out: pages moved, the error that ended it (negative) or 0, and a bit for every page that could not be dropped.
+  // Out: pages moved or spliced, the error that ended it (negative) or 0, and a bit for every page that could not be
+  // dropped.
   uint32_t done;
   int64_t error;
   uint64_t failed;
 };
 
-// The page through which the processor and the agent talk.
+// The page through which the processor and one thread of the agent talk.
 struct lego_agent_page {
   // Written before the injection, read by the processor through the program to learn which address space this is.
   uint64_t nonce;
@@ -51,6 +58,7 @@ struct lego_agent_page {
   int32_t memory_file;
   int32_t userfault_device;
   int32_t socket;
+  int32_t pipes[2]; // the ends to write to, of the first thread and of the second
   // Whether the address space needs a userfaultfd of its own: a new image does, a forked child has inherited one.
   uint32_t is_new_image;
   uint32_t booted;
@@ -65,6 +73,7 @@ struct lego_agent_page {
   uint32_t command;
   uint32_t count;
   uint32_t moves; // how many of the operations are moves
+  uint32_t spliced; // out: pages that went into the pipe, those of the first operations
   uint32_t spins; // how long the agent polls before it sleeps
   int64_t number;
   int64_t arguments[6];
@@ -73,8 +82,8 @@ struct lego_agent_page {
 };
 
 _Static_assert(sizeof(struct lego_agent_operation) == 40, "layout shared between two programs");
-_Static_assert(LEGO_AGENT_FILE_BYTES == LEGO_AGENT_BUFFER_OFFSET + LEGO_AGENT_BATCH * 4096ull,
-               "the buffer ends the file");
+_Static_assert(LEGO_AGENT_EVICTOR_PAGE_OFFSET == LEGO_AGENT_BUFFER_OFFSET + LEGO_AGENT_BATCH * 4096ull,
+               "the evictor's page follows the buffer");
 _Static_assert(sizeof(struct lego_agent_page) <= 0x2000, "two pages");
 
 // The agent's machine code, position-dependent at LEGO_AGENT_BASE, and where a program's thread enters it.

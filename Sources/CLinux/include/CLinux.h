@@ -8,6 +8,7 @@
 #include "lego_memfd.h"
 #include "lego_mount.h"
 #include "lego_pidfd.h"
+#include "lego_pipe.h"
 #include "lego_process.h"
 #include "lego_ptrace.h"
 #include "lego_sandbox.h"

@@ -19,5 +19,15 @@ static inline bool lego_atomic_compare_exchange_u32(uint32_t *word, uint32_t *ex
 static inline bool lego_atomic_compare_exchange_u64(uint64_t *word, uint64_t *expected, uint64_t desired) {
   return __atomic_compare_exchange_n(word, expected, desired, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
+// Statistics that any thread may read. `count` is for a word that one thread at a time writes; `tally` for any number.
+static inline uint64_t lego_atomic_peek_u64(const uint64_t *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+static inline void lego_atomic_count_u64(uint64_t *word, uint64_t value) {
+  __atomic_store_n(word, __atomic_load_n(word, __ATOMIC_RELAXED) + value, __ATOMIC_RELAXED);
+}
+static inline void lego_atomic_tally_u64(uint64_t *word, uint64_t value) { __atomic_fetch_add(word, value, __ATOMIC_RELAXED); }
+
 // Orders every earlier load and store before every later one (the store-load barrier of a Dekker hand-shake).
 static inline void lego_atomic_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+// Tells the processor that the line will soon be written. Any address, also one that is not mapped; waits for nothing.
+static inline void lego_prefetch(const void *address) { __builtin_prefetch(address, 1); }

@@ -8,8 +8,6 @@
 // Answers the process number.
 pid_t lego_spawn(const char *path, const char *const *arguments, const int *descriptors, size_t descriptor_count);
 
-// A pipe, both ends close-on-exec: ends[0] reads, ends[1] writes.
-int lego_pipe(int *ends);
 
 // Reaps the child behind pidfd. Answers 1 and its status as wait(2) tells it, or 0 when it still runs and wait is 0.
 int lego_pidfd_reap(int pidfd, int wait, int *status);

@@ -29,6 +29,11 @@ int lego_ptrace_continue(pid_t thread, int signal_number);
 // Lets it run to the next entry or exit of a system call.
 int lego_ptrace_continue_to_syscall(pid_t thread);
 int lego_ptrace_detach(pid_t thread, int signal_number);
+// Lets a tracee go in whatever state it is: stopped, running or dead. A dead one that its tracer does not wait for is
+// never seen dead by its parent. Waits up to 20 ms; 0 when it was neither stopped nor dead by then.
+int lego_ptrace_release(pid_t thread, int signal_number);
+// Lets go of all tracees of the calling thread that have stopped or ended.
+void lego_ptrace_sweep(void);
 // Looks whether the thread has stopped; never waits. Answers enum lego_stop or -errno.
 int lego_ptrace_poll(pid_t thread, int *signal_number);
 

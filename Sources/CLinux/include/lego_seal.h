@@ -9,3 +9,5 @@ int lego_memfd_create_fixed(const char *name, uint64_t bytes);
 int lego_memfd_seal_future_writes(int descriptor);
 // 1 when the size of the memory file can never shrink, 0 when it can or the descriptor is no memory file.
 int lego_memfd_is_fixed(int descriptor);
+// As lego_memfd_create_fixed, of huge pages of 2 MiB (MFD_HUGETLB); bytes is a multiple of that.
+int lego_memfd_create_huge(const char *name, uint64_t bytes);

@@ -12,6 +12,8 @@ int lego_thread_set_affinity(pid_t thread, const uint64_t *mask, size_t words);
 int lego_thread_get_affinity(pid_t thread, uint64_t *mask, size_t words);
 // The processor that the caller runs on.
 int lego_thread_processor(void);
+// How far the kernel may put the calling thread's timers off, in nanoseconds (PR_SET_TIMERSLACK).
+void lego_thread_set_timer_slack(unsigned long nanoseconds);
 
 static inline void lego_spin_pause(void) { __builtin_ia32_pause(); }
 // Cycles of the invariant time-stamp counter; not ordered with other instructions.

@@ -106,8 +106,17 @@ int lite_revoke(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned righ
 int lite_read(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count);
 int lite_write(lite_t *lite, lite_handle_t handle, uint64_t offset, const void *buffer, uint64_t count);
 
+// Memory, zeroed and of whole pages, that the daemon reaches, too: a read or a write of it is copied once, straight
+// between it and the region, rather than twice. Worth while from some kilobytes on. A range must lie within one buffer,
+// else it is copied as any memory. Up to 64 buffers a program, and no more bytes than the daemon allows (1 GiB). Gone
+// with lite_leave(). LITE_EINVAL (0 bytes), LITE_ENOSPACE, LITE_ELIMIT.
+int lite_buffer_alloc(lite_t *lite, uint64_t bytes, void **buffer);
+// Gives it back; nothing may be under way with it. LITE_EINVAL: no buffer begins there.
+int lite_buffer_free(lite_t *lite, void *buffer);
+
 // Asynchronous forms, up to LITE_ASYNC_MAX bytes. The buffer of a read belongs to the library until the operation is
-// waited for; that of a write is copied at once. Operations are not ordered among each other. LITE_EBUSY: too many are
+// waited for; that of a write is copied at once, unless it is of lite_buffer_alloc(): then it, too, belongs to the
+// library until then. Operations are not ordered among each other. LITE_EBUSY: too many are
 // under way, wait for one.
 typedef struct lite_operation { uint64_t opaque[2]; } lite_operation_t;
 int lite_read_async(lite_t *lite, lite_handle_t handle, uint64_t offset, void *buffer, uint64_t count,
@@ -157,6 +166,12 @@ int lite_receive(lite_t *lite, uint16_t function, void *buffer, uint64_t capacit
 // Answers a request. LITE_EHANDLE: no such call, or replied to before. LITE_EGONE: the caller has ended or given up.
 // LITE_ETOOLARGE: the caller takes less; the caller is told so, too.
 int lite_reply(lite_t *lite, uint64_t call, const void *buffer, uint64_t count);
+// Answers a request and waits for the next one of the function: in one step, and so with half the switches between
+// processes, for a server that does nothing else. Of what becomes of the reply nothing is told, except LITE_EHANDLE and
+// LITE_ETOOLARGE (more than LITE_MESSAGE_MAX, or than capacity): then nothing was received. reply and buffer may be the
+// same.
+int lite_reply_receive(lite_t *lite, uint64_t call, const void *reply, uint64_t count, uint16_t function, void *buffer,
+                       uint64_t capacity, lite_request_t *request, int timeout_ms);
 // Calls a function at a node and waits for the reply. received (may be NULL): its bytes. LITE_ENOFUNCTION, LITE_EBUSY,
 // LITE_ETOOLARGE, LITE_EGONE (the server ended), LITE_ENODE, LITE_ETIMEDOUT.
 int lite_call(lite_t *lite, lite_node_t node, uint16_t function, const void *request, uint64_t count, void *reply,

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 enum {
-  LITE_CHANNEL_VERSION = 1,
+  LITE_CHANNEL_VERSION = 2,
   LITE_SLOTS = 64,
   LITE_RING = 128, // one submission per slot, and one cancellation each
   LITE_CELL = 4096,
@@ -23,6 +23,10 @@ enum {
   LITE_CELL_OFFSET = LITE_COMPLETION_OFFSET + LITE_SLOTS * 64,
   LITE_BLOCK_OFFSET = LITE_CELL_OFFSET + LITE_SLOTS * LITE_CELL,
   LITE_CHANNEL_BYTES = LITE_BLOCK_OFFSET + LITE_BLOCKS * LITE_BLOCK,
+  // Buffers of a program: memory files that the daemon makes and both map. The data of a read or a write lies in the
+  // channel, or in the buffer whose number is in the upper bits of the place.
+  LITE_BUFFERS = 64,
+  LITE_BUFFER_SHIFT = 48,
 };
 
 struct lite_channel_head {
@@ -44,7 +48,7 @@ struct lite_submission {
   uint64_t handle;   // a handle, a function or a call
   uint64_t offset;
   uint64_t count;
-  uint64_t data;     // where in the channel the bytes are, or go
+  uint64_t data;     // where in the channel the bytes are, or go; see LITE_BUFFER_SHIFT
   uint64_t operand;
   uint64_t operand2;
   uint64_t node;
@@ -58,14 +62,17 @@ static inline void lite_submission_copy(struct lite_submission *to, const struct
 }
 
 struct lite_completion {
-  // Twice the number of the submission that is over. The program adds 1 before it sleeps on the word (futex(2)), and
-  // writes it at no other time.
+  // The number of the submission that is over. Written by the daemon, last.
   uint32_t state;
   int32_t status; // enum lite_status
   uint64_t value;
   uint64_t count;
   uint64_t node;
-  uint64_t unused[4];
+  uint64_t unused[3];
+  uint32_t unused2;
+  // 1: the program sleeps on state (futex(2)), or is about to. Written by the program, which looks at state once more
+  // before it sleeps; the daemon looks here after it has written state.
+  uint32_t sleeps;
 };
 _Static_assert(sizeof(struct lite_completion) == 64, "a cache line");
 
@@ -106,10 +113,13 @@ enum lite_opcode {
   LITE_OP_LOCK_CLOSE = 26, // handle
   LITE_OP_BARRIER = 27,    // data, count: the name; operand: parties
   LITE_OP_CANCEL = 28,     // slot, operand: what ends with LITE_ETIMEDOUT if it still waits; no completion
+  LITE_OP_BUFFER_MAKE = 29, // operand: bytes; value: number. Its descriptor has come over the socket before that
+  LITE_OP_BUFFER_DROP = 30, // operand: number
+  LITE_OP_REPLY_RECEIVE = 31, // as RECEIVE; operand: call; operand2: bytes of the reply, which lie at data
 };
 
-// Over the socket (SOCK_SEQPACKET), once each way; then only single bytes from the program, each of which makes the
-// daemon look.
+// Over the socket (SOCK_SEQPACKET), once each way; then single bytes from the program, each of which makes the daemon
+// look, and a lite_buffer_notice with a descriptor from the daemon for each buffer.
 struct lite_hello {
   uint32_t magic; // LITE_MAGIC
   uint16_t version;
@@ -123,5 +133,9 @@ struct lite_welcome {
   int32_t status;
   uint32_t unused;
   uint64_t node;
+};
+struct lite_buffer_notice {
+  uint64_t number;
+  uint64_t bytes; // of the file: whole pages
 };
 #define LITE_MAGIC 0x4c495445u

@@ -33,6 +33,10 @@ public struct HybridDeviceConfiguration: Sendable {
     public var address: String?
     /// Where `allocate` places memory; nil leaves it to the kernel.
     public var memoryNode: Int?
+    /// What `allocatePool` takes.
+    public var hugePages = HugePages.never
+    /// What the times of link models are measured by.
+    var clock = LinkClock.monotonic
     public init() {}
     public init(path: FabricPath, address: String? = nil) {
         self.path = path
@@ -42,6 +46,7 @@ public struct HybridDeviceConfiguration: Sendable {
     var soft: SoftDeviceConfiguration {
         var soft = SoftDeviceConfiguration(transport: path.softTransport)
         soft.memoryNode = memoryNode
+        soft.hugePages = hugePages
         return soft
     }
 

@@ -11,6 +11,7 @@ public final class HybridDevice: RDMADevice {
     private let verbs: VerbsDevice?
     private let arrivals = Arrivals()
     private let path: FabricPath
+    private let pacer: LinkPacer
     /// Why there is no adapter; nil when there is one, or when none was to be looked for.
     public let adapterAbsence: FabricError?
 
@@ -19,6 +20,7 @@ public final class HybridDevice: RDMADevice {
         var absence: FabricError?
         var verbs: VerbsDevice?
         path = configuration.path
+        pacer = LinkPacer(clock: configuration.clock)
         if path.mayUseVerbs {
             do throws(FabricError) {
                 verbs = try VerbsDevice(configuration: configuration.verbs, arrivals: arrivals)
@@ -46,11 +48,24 @@ public final class HybridDevice: RDMADevice {
     /// Whether it has a real adapter.
     public var hasAdapter: Bool { verbs != nil }
 
+    /// What the device consists of and has registered.
+    public var status: (adapter: String?, regions: Int, registeredBytes: Int) {
+        let (regions, bytes) = soft.context.registered
+        return (verbs?.adapterName, regions, bytes)
+    }
+
     // MARK: Memory and queues
 
     public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> HybridRegion {
         guard let verbs else { return HybridRegion(try soft.allocate(bytes: bytes, access: access), nil) }
         let (file, memory) = try soft.makeMemory(bytes: bytes, access: access)
+        return try register(memory, file: file, access: access, verbs)
+    }
+
+    public func allocatePool(bytes: Int, access: RemoteAccess) throws(FabricError) -> HybridRegion {
+        guard let verbs else { return HybridRegion(try soft.allocatePool(bytes: bytes, access: access), nil) }
+        let (file, memory) = try soft.makeMemory(
+            bytes: bytes, access: access, huge: soft.context.configuration.hugePages)
         return try register(memory, file: file, access: access, verbs)
     }
 
@@ -82,7 +97,7 @@ public final class HybridDevice: RDMADevice {
     }
 
     public func makeCompletionQueue(capacity: Int) throws(FabricError) -> HybridCompletionQueue {
-        try HybridCompletionQueue(soft.makeCompletionQueue(capacity: capacity), verbs, capacity: capacity)
+        try HybridCompletionQueue(soft.makeCompletionQueue(capacity: capacity), verbs, capacity: capacity, pacer: pacer)
     }
 
     // MARK: Connections
@@ -121,34 +136,52 @@ public final class HybridDevice: RDMADevice {
         prepare: (HybridQueuePair) throws(FabricError) -> Void
     ) throws(FabricError) -> (HybridQueuePair, privateData: [UInt8]) {
         try parameters.check(privateData: privateData)
+        let verbs = verbs
         let connector = Connector(
             context: soft.context, address: address, send: send.soft, receive: receive.soft, parameters: parameters,
             privateData: privateData, deadline: deadline)
-        let prepareSoft = { (pair: SoftQueuePair) throws(FabricError) in try prepare(HybridQueuePair(.soft(pair))) }
+        func make(_ kind: HybridQueuePair.Kind, _ reason: String) -> HybridQueuePair {
+            HybridQueuePair(kind, parameters: parameters, send: send, receive: receive, reason: reason)
+        }
+        // The caller prepares the very object that it is answered.
+        var made: HybridQueuePair?
+        var noWay: FabricError?
+        let prepareSoft = { [path, adapterAbsence] (pair: SoftQueuePair) throws(FabricError) in
+            let reason = PathReason.connected(
+                pair, path: path, hasAdapter: verbs != nil, isAdapterWanted: adapterAbsence != nil, noWay: noWay != nil)
+            let hybrid = make(.soft(pair), reason)
+            made = hybrid
+            try prepare(hybrid)
+        }
         if path != .verbs || verbs == nil {
-            if let (pair, data) = try connector.connect(hasAdapter: verbs != nil, prepareSoft) {
-                return (HybridQueuePair(.soft(pair)), data)
+            if let (_, data) = try connector.connect(hasAdapter: verbs != nil, prepareSoft), let made {
+                return (made, data)
             }
         }
         guard let verbs else { throw .unreachable(address, reason: "it can be reached by verbs only") }
-        let failure: FabricError
         do throws(FabricError) {
-            let (pair, data) = try verbs.connect(
+            let (_, data) = try verbs.connect(
                 to: address, send: send.verbsQueue(), receive: receive.verbsQueue(), parameters: parameters,
                 privateData: privateData, until: deadline,
-                prepare: { (pair) throws(FabricError) in try prepare(HybridQueuePair(.verbs(pair))) })
-            return (HybridQueuePair(.verbs(pair)), data)
+                prepare: { (pair) throws(FabricError) in
+                    let hybrid = make(.verbs(pair), PathReason.accepted(.verbs))
+                    made = hybrid
+                    try prepare(hybrid)
+                })
+            if let made { return (made, data) }
         } catch {
-            failure = error
+            noWay = error
         }
         // Two adapters on networks that do not meet.
-        guard case .noWay = failure, path != .verbs, let (pair, data) = try connector.connect(prepareSoft) else {
+        let failure = noWay ?? .unreachable(address, reason: "it gave no queue pair")
+        guard case .noWay = failure, path != .verbs, let (_, data) = try connector.connect(prepareSoft), let made else {
             throw failure
         }
-        return (HybridQueuePair(.soft(pair)), data)
+        return (made, data)
     }
 
     public func close() {
+        pacer.close()
         verbs?.close()
         soft.close()
     }

@@ -14,12 +14,17 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     private let head = Atomic<Int>(0)
     /// Completions in the ring, and places promised to operations that have begun.
     private let taken = Atomic<Int>(0)
+    /// An operation found no place: the poll that makes one carries it on.
+    private let isShort = Atomic<Bool>(false)
 
     /// Guards `pairs` and `pairCount`: held while polling walks over them.
     private let walk = SpinLock()
     private var pairs: UnsafeMutablePointer<Unmanaged<SoftQueuePair>>
     private var pairCapacity = 8
     private var pairCount = 0
+
+    /// How many of them have a socket that does not wake the device's thread.
+    private let leftCount = Atomic<Int>(0)
 
     private let event: EventDescriptor
     /// One page that peers on the same host map: its first word says that somebody wants to be notified.
@@ -46,14 +51,30 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     public func arm() {
         lego_atomic_store_u32(armedWord, 1)
         lego_atomic_fence()
+        if leftCount.load(ordering: .sequentiallyConsistent) != 0 { takeUp() }
     }
+
+    @inline(never)
+    private func takeUp() {
+        walk.lock()
+        for index in 0..<pairCount { pairs[index]._withUnsafeGuaranteedRef { $0.takeUp() } }
+        walk.unlock()
+    }
+
+    /// A pair's socket is left to whoever polls here, or no longer.
+    func noteLeft(_ isLeft: Bool) { leftCount.add(isLeft ? 1 : -1, ordering: .sequentiallyConsistent) }
 
     public func acknowledge() { event.drain() }
 
     /// Cost: some 20 ns when there is nothing; a copy per message received.
     public func poll(into completions: UnsafeMutableBufferPointer<WorkCompletion>) -> Int {
         var count = take(completions, from: 0)
-        if count == completions.count { return count }
+        // What waits for a place is carried on even by a poll that has enough: there may be no other event for it.
+        if isShort.load(ordering: .sequentiallyConsistent) {
+            isShort.store(false, ordering: .sequentiallyConsistent)
+        } else if count == completions.count {
+            return count
+        }
         progress()
         count += take(completions, from: count)
         return count
@@ -89,6 +110,15 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     func reserve() -> Bool {
         // Acquires what a poll released: it is through with the slot that this place will be.
         if taken.add(1, ordering: .acquiring).newValue <= capacity { return true }
+        return reserveAgain()
+    }
+
+    /// Either the poll that makes room sees the note, or this sees the room.
+    @inline(never)
+    private func reserveAgain() -> Bool {
+        isShort.store(true, ordering: .sequentiallyConsistent)
+        taken.subtract(1, ordering: .sequentiallyConsistent)
+        if taken.add(1, ordering: .sequentiallyConsistent).newValue <= capacity { return true }
         taken.subtract(1, ordering: .relaxed)
         return false
     }
@@ -111,6 +141,9 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     }
 
     private func notify() { if lego_atomic_exchange_u32(armedWord, 0) != 0 { event.signal() } }
+
+    /// Whether somebody waits for a notification.
+    var isArmed: Bool { lego_atomic_load_u32(armedWord) != 0 }
 
     /// Wakes whoever has armed although nothing has completed here yet: data waits that polling will complete.
     func notifyIfArmed() {

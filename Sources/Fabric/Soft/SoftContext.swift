@@ -120,6 +120,11 @@ final class SoftContext: @unchecked Sendable {
         body(file?.descriptor)
     }
 
+    /// How many regions there are now, and their bytes.
+    var registered: (regions: Int, bytes: Int) {
+        state.withLock { state in (state.regions.count, state.regions.values.reduce(0) { $0 + $1.memory.count }) }
+    }
+
     // MARK: Pairs
 
     /// A queue pair number: see `QueuePair.number`.
@@ -171,6 +176,7 @@ final class SoftContext: @unchecked Sendable {
         for link in links {
             link.attend()
             earliest = min(earliest, link.pair.checkDeadline())
+            earliest = min(earliest, link.checkPolls())
         }
         return earliest
     }

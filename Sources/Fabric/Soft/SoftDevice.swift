@@ -29,19 +29,31 @@ public final class SoftDevice: RDMADevice {
         return try context.addRegion(memory, file: file, access: access)
     }
 
+    public func allocatePool(bytes: Int, access: RemoteAccess) throws(FabricError) -> SoftRegion {
+        let (file, memory) = try makeMemory(bytes: bytes, access: access, huge: context.configuration.hugePages)
+        return try context.addRegion(memory, file: file, access: access)
+    }
+
     /// Memory for a region, not registered yet.
-    func makeMemory(bytes: Int, access: RemoteAccess) throws(FabricError) -> (
+    func makeMemory(bytes: Int, access: RemoteAccess, huge: HugePages = .never) throws(FabricError) -> (
         file: MemoryFile, memory: UnsafeMutableRawBufferPointer
     ) {
         guard bytes > 0, bytes <= SoftLimits.regionBytes_max else {
             throw .invalid("a memory region of \(bytes) bytes is out of range: 1 to \(SoftLimits.regionBytes_max)")
         }
         let file: MemoryFile
+        let kept = try huge.makeFile(bytes: bytes)
         do throws(KernelError) {
-            let rounded = (bytes + 4095) & ~4095
-            let descriptor = try Descriptor(
-                checking: "memfd_create", lego_memfd_create_fixed("lego-region", UInt64(rounded)))
-            file = try MemoryFile(mapping: descriptor, bytes: rounded)
+            if let kept {
+                file = kept
+            } else {
+                let rounded = (bytes + 4095) & ~4095
+                let descriptor = try Descriptor(
+                    checking: "memfd_create", lego_memfd_create_fixed("lego-region", UInt64(rounded)))
+                file = try MemoryFile(mapping: descriptor, bytes: rounded)
+                // An offer, which kernels that do not join shared pages refuse.
+                if huge != .never { madvise(file.base, rounded, MADV_HUGEPAGE) }
+            }
             if access.isDisjoint(with: [.write, .atomic]) {
                 _ = try checked("fcntl F_ADD_SEALS", lego_memfd_seal_future_writes(file.descriptor))
             }

@@ -22,6 +22,8 @@ public struct SoftDeviceConfiguration: Sendable {
 
     /// The NUMA node that `allocate` takes memory from; nil leaves it to the kernel.
     public var memoryNode: Int?
+    /// What `allocatePool` takes.
+    public var hugePages = HugePages.never
 
     public init() {}
     public init(transport: Transport) { self.transport = transport }

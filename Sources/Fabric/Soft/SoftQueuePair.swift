@@ -55,6 +55,11 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         receiveQueue = ReceiveQueue(parameters)
     }
 
+    /// Whether the acceptor's greeting says that it is on this host. The initiator's, before the pair is handed out.
+    var isPeerOnHost = false
+
+    var isConnecting: Bool { state.load(ordering: .acquiring) == State.connecting.rawValue }
+
     public var link: LinkKind {
         switch transport {
         case .shared: .sharedMemory
@@ -111,6 +116,21 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     }
 
     public func endAccess() { if case .shared(let channel) = transport { channel.endAccess() } }
+
+    // MARK: Sockets left to a poller
+
+    /// Its completion queues take the pair's socket up again when somebody arms.
+    func noteLeft(_ isLeft: Bool) {
+        sendCompletions.noteLeft(isLeft)
+        if receiveCompletions !== sendCompletions { receiveCompletions.noteLeft(isLeft) }
+    }
+
+    var isArmed: Bool { sendCompletions.isArmed || receiveCompletions.isArmed }
+
+    func takeUp() {
+        // The pair may be on a queue already while its link is still being made.
+        if case .stream(let channel) = transport, channel.hasLink.load(ordering: .acquiring) { channel.onArm?() }
+    }
 
     // MARK: Life
 

@@ -84,7 +84,7 @@ final class VerbsContext: @unchecked Sendable {
         throw .noDevice("none of \(list.count)\(named)\(placed) has an active port")
     }
 
-    private static func name(of adapter: UnsafeMutablePointer<ibv_context>) -> String? {
+    static func name(of adapter: UnsafeMutablePointer<ibv_context>) -> String? {
         ibv_get_device_name(adapter.pointee.device).map { String(cString: $0) }
     }
 

@@ -20,6 +20,9 @@ public final class VerbsDevice: RDMADevice {
 
     deinit { close() }
 
+    /// As the system names it, e.g. `mlx5_0`.
+    public var adapterName: String { VerbsContext.name(of: context.adapter) ?? "unnamed" }
+
     public func allocate(bytes: Int, access: RemoteAccess) throws(FabricError) -> VerbsRegion {
         try checkRegion(bytes)
         return try .allocate(context, bytes: bytes, access: access)

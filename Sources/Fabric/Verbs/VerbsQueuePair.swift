@@ -99,6 +99,8 @@ public final class VerbsQueuePair: QueuePair, @unchecked Sendable {
         state.deallocate()
     }
 
+    var isConnecting: Bool { lego_atomic_load_u32(state) == State.connecting.rawValue }
+
     public var isConnected: Bool { lego_atomic_load_u32(state) == State.connected.rawValue }
 
     /// Cost: that of ibv_post_send.

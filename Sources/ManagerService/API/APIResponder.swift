@@ -83,6 +83,14 @@ struct APIResponder: HTTPResponder {
             try await control.pool.run { try control.signal(id, wanted.signal, caller: caller) }
             return Response(status: .noContent)
         case .status: return try Self.json(control.status())
+        case .fabric: return try Self.json(await control.pool.run { control.fabric() })
+        case .measureLink(let from, let to):
+            return try Self.json(
+                await control.pool.run { try control.measureLink(from: from, to: to, caller: caller) })
+        case .linkModel:
+            let wanted: LinkModelRequest = try await body(of: request)
+            try await control.pool.run { try control.setLinkModel(wanted, caller: caller) }
+            return Response(status: .noContent)
         case .metrics:
             return Response(
                 status: .ok, headers: [.contentType: MetricsText.contentType],

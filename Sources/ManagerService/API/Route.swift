@@ -12,6 +12,9 @@ enum Route: Equatable {
     case signal(UInt64)
     case status
     case killComponent(String)
+    case fabric
+    case measureLink(from: String, to: String)
+    case linkModel
     case metrics
 
     static let wait_seconds_max = 30
@@ -35,6 +38,8 @@ enum Route: Equatable {
         case (2, "status"):
             try Self.only("GET", method)
             self = .status
+        case (2...3, "fabric"):
+            self = try Self.fabric(parts.count == 3 ? parts[2] : nil, method, path, query)
         case (3...4, "programs"):
             self = try Self.program(parts[2], parts.count == 4 ? parts[3] : nil, method, path, query)
         case (4, "components") where parts[3] == "kill":
@@ -70,6 +75,26 @@ enum Route: Equatable {
         case "signal":
             try only("POST", method)
             return .signal(id)
+        default: throw noPath(path)
+        }
+    }
+
+    private static func fabric(_ part: String?, _ method: String, _ path: String, _ query: [String: String])
+        throws(APIError) -> Route
+    {
+        switch part {
+        case nil:
+            try only("GET", method)
+            return .fabric
+        case "measure":
+            try only("GET", method)
+            guard let from = query["from"], let to = query["to"] else {
+                throw APIError(400, "'from' and 'to' must name the two ends of a link")
+            }
+            return .measureLink(from: from, to: to)
+        case "model":
+            try only("POST", method)
+            return .linkModel
         default: throw noPath(path)
         }
     }

@@ -1,12 +1,10 @@
 import CAgent
 import CLinux
+import Glibc
 import Kernel
 
-/// The processor's end of an injected agent: the shared memory through which it is asked, and the process that it is.
-/// Owned by the program's monitor thread.
-///
-/// What the shared memory holds belongs to the program, which may write anything there at any time: results are checked
-/// by whoever uses them, and nothing in it is used as an index or a length without a check.
+/// The processor's end of an injected agent: the shared memory through which it is asked and the process that it is.
+/// Owned by the program's monitor thread; the evictor's part is the background evictor's while it has a batch.
 final class Agent {
     let memory: MemoryFile
     /// The agent's process, in the processor's pid namespace.
@@ -14,8 +12,11 @@ final class Agent {
     let descriptor: Descriptor
     /// /proc/PID/mem: never waits for a page fault of the program, unlike process_vm_readv(2).
     let programMemory: Descriptor
-    /// The number of the last request.
-    private var requests: UInt32 = 0
+    /// The first thread, for calls and for evictions that somebody waits for.
+    let calls: AgentChannel
+    /// The second thread, for evictions ahead of need, and its number in this pid namespace; 0: there is none.
+    let evictions: AgentChannel
+    let evictor: Int32
     /// Where it may run.
     enum Binding: Equatable {
         /// Where its parent could.
@@ -26,63 +27,56 @@ final class Agent {
         case beside(Int32)
     }
     var binding = Binding.inherited
+    /// The processor that the second thread keeps off; -1: none, -2: never said.
+    var evictorAvoids: Int32 = -2
 
-    init(memory: MemoryFile, process: Int32) throws(KernelError) {
+    init(
+        memory: MemoryFile, process: Int32, pipe: consuming Descriptor, evictorPipe: consuming Descriptor
+    ) throws(KernelError) {
         self.memory = memory
         self.process = process
+        calls = AgentChannel(memory, offset: UInt64(LEGO_AGENT_PAGE_OFFSET), pipe: pipe)
+        evictions = AgentChannel(memory, offset: UInt64(LEGO_AGENT_EVICTOR_PAGE_OFFSET), pipe: evictorPipe)
+        evictor = ProcessFiles.threads(process).first { $0 != process } ?? 0
         descriptor = try Descriptor(checking: "pidfd_open", lego_pidfd_open(process))
         programMemory = try ProcessFiles.open(process, "mem", writable: false)
-    }
-
-    var page: UnsafeMutablePointer<lego_agent_page> {
-        (memory.base + Int(LEGO_AGENT_PAGE_OFFSET)).assumingMemoryBound(to: lego_agent_page.self)
     }
 
     /// Pages that were moved out, `LEGO_AGENT_BATCH` of them.
     var buffer: UnsafeMutableRawPointer { memory.base + Int(LEGO_AGENT_BUFFER_OFFSET) }
 
-    /// Offset of the operations in the shared page; a C array that imports as a tuple.
-    var operations: UnsafeMutablePointer<lego_agent_operation> {
-        (UnsafeMutableRawPointer(page) + MemoryLayout<lego_agent_page>.offset(of: \.operations).unsafelyUnwrapped)
-            .assumingMemoryBound(to: lego_agent_operation.self)
+    /// Whether a thread that the kernel named in the program's pid namespace is one of the agent's. Reads /proc.
+    func isThread(numbered number: Int32) -> Bool {
+        ProcessFiles.isNumbered(process, innermost: number)
+            || evictor != 0 && ProcessFiles.isNumbered(evictor, innermost: number)
     }
 
-    private func word(_ field: PartialKeyPath<lego_agent_page>) -> UnsafeMutablePointer<UInt32> {
-        (UnsafeMutableRawPointer(page) + MemoryLayout<lego_agent_page>.offset(of: field).unsafelyUnwrapped)
-            .assumingMemoryBound(to: UInt32.self)
+    /// How a request ended.
+    enum Answer {
+        case given
+        case died
+        /// It was ended, because it did not answer in time.
+        case overdue
     }
-    private lazy var requested = word(\.requested)
-    private lazy var finished = word(\.finished)
-    private lazy var begun = word(\.begun)
-    private lazy var agentSleeps = word(\.agent_sleeps)
-    private lazy var processorSleeps = word(\.processor_sleeps)
+    /// How long a request may take.
+    private static let patience: Duration = .seconds(20)
 
-    /// Posts what the shared page says.
-    func post() {
-        requests &+= 1
-        lego_atomic_store_u32(requested, requests)
-        lego_atomic_fence()
-        if lego_atomic_load_u32(agentSleeps) != 0 { Futex.wake(requested) }
-    }
-
-    var isFinished: Bool { lego_atomic_load_u32(finished) == requests }
-
-    /// Waits for the answer, for at most `nanoseconds`; answers whether it came.
-    func waitFinished(nanoseconds: Int64, spins: Int) -> Bool {
-        for _ in 0..<spins {
-            if isFinished { return true }
-            lego_spin_pause()
+    /// Waits for the answer to what was posted, and looks after something else at least once in `slice` nanoseconds, in
+    /// time less often.
+    func awaitAnswer(_ channel: AgentChannel, slice: Int64, spins: Int, meanwhile: () -> Void) -> Answer {
+        var slice = slice
+        let deadline = Deadline.after(Self.patience)
+        while !channel.waitFinished(nanoseconds: slice, spins: spins) {
+            meanwhile()
+            if !isAlive { return channel.isFinished ? .given : .died }
+            if deadline.hasPassed {
+                kill()
+                return channel.isFinished ? .given : .overdue
+            }
+            if slice < 5_000_000 { slice *= 2 }
         }
-        lego_atomic_store_u32(processorSleeps, 1)
-        lego_atomic_fence()
-        let seen = lego_atomic_load_u32(finished)
-        if seen != requests { _ = lego_futex_wait(finished, seen, nanoseconds) }
-        lego_atomic_store_u32(processorSleeps, 0)
-        return isFinished
+        return .given
     }
-
-    /// Whether it has done anything of the last request.
-    var hasBegun: Bool { lego_atomic_load_u32(begun) == requests }
 
     /// Whether the process still runs.
     var isAlive: Bool { lego_pidfd_send_signal(descriptor.raw, 0) == 0 }

@@ -203,7 +203,7 @@ extension MonitorCore {
             if isPolling { mask[Int(processor) >> 6] &= ~(1 << UInt64(processor & 63)) }
             if !mask.contains(where: { $0 != 0 }) { mask = colocation.monitorMask }
             _ = lego_thread_set_affinity(agent.process, mask, Colocation.words)
-            agent.page.pointee.spins = isPolling ? Colocation.agentSpins : 0
+            agent.calls.page.pointee.spins = isPolling ? Colocation.agentSpins : 0
         }
         return isPolling ? Colocation.monitorSpins : 0
     }

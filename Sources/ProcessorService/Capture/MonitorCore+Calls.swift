@@ -14,15 +14,22 @@ extension MonitorCore {
         case SystemCall.munmap: return .answer(unmap(space, a.0, a.1))
         case SystemCall.mremap: return .answer(remap(space, a))
         case SystemCall.madvise: return .answer(advise(space, a.0, a.1, UInt32(truncatingIfNeeded: a.2)))
-        case SystemCall.clone: return clone(space, flags: a.0, clearedThreadID: a.3)
-        case SystemCall.clone3: return clone3(space, a.0, a.1)
-        case SystemCall.fork: return clone(space, flags: 0, clearedThreadID: 0)
-        case SystemCall.vfork: return clone(space, flags: CloneFlag.sharedMemory | CloneFlag.vfork, clearedThreadID: 0)
+        case SystemCall.clone:
+            return clone(space, notification.thread, flags: a.0, clearedThreadID: a.3)
+        case SystemCall.clone3: return clone3(space, notification.thread, a.0, a.1)
+        case SystemCall.fork: return clone(space, notification.thread, flags: 0, clearedThreadID: 0)
+        case SystemCall.vfork:
+            let flags = CloneFlag.sharedMemory | CloneFlag.vfork
+            return clone(space, notification.thread, flags: flags, clearedThreadID: 0)
         case SystemCall.setTidAddress:
             pin(space, a.0)
             return .proceed
         case SystemCall.schedSetAffinity, SystemCall.schedGetAffinity:
             endColocation()
+            return .proceed
+        case SystemCall.open, SystemCall.openat, SystemCall.openat2, SystemCall.openByHandle, SystemCall.fcntl,
+            SystemCall.ioSetup, SystemCall.ioUringSetup, SystemCall.processVmWritev, SystemCall.socket:
+            noteDeviceWrites(space, notification)
             return .proceed
         default: return .proceed
         }
@@ -51,6 +58,7 @@ extension MonitorCore {
     }
 
     private func setBreak(_ space: AddressSpace, _ wanted: UInt64) -> Int64 {
+        if wanted < space.breakEnd { awaitAhead(of: space) }
         let result = agentCall(space, SystemCall.brk, wanted)
         if isError(result) { return Int64(bitPattern: space.breakEnd) }
         let end = UInt64(bitPattern: result)
@@ -70,6 +78,7 @@ extension MonitorCore {
         let a = notification.arguments
         let flags = Int32(truncatingIfNeeded: a.3)
         let pages = Page.range(a.0, a.1)
+        if flags & MAP_FIXED != 0 { awaitAhead(of: space) }
         if flags & MAP_FIXED != 0 && touchesAgent(a.0, a.1) { return .answer(-Int64(ENOMEM)) }
         let isShared = flags & 0xf != MAP_PRIVATE
         if isShared || flags & (MAP_HUGETLB | MAP_GROWSDOWN) != 0 { return mapNatively(space, flags, pages) }
@@ -132,6 +141,7 @@ extension MonitorCore {
 
     private func unmap(_ space: AddressSpace, _ start: UInt64, _ bytes: UInt64) -> Int64 {
         if touchesAgent(start, bytes) { return -Int64(EINVAL) }
+        awaitAhead(of: space)
         let result = agentCall(space, SystemCall.munmap, start, bytes)
         if result == 0 { disappeared(space, Page.range(start, bytes)) }
         return result
@@ -141,6 +151,7 @@ extension MonitorCore {
         let (old, oldBytes, newBytes, flags) = (a.0, a.1, a.2, a.3)
         let isFixed = flags & RemapFlag.fixed != 0
         if touchesAgent(old, oldBytes) || isFixed && touchesAgent(a.4, newBytes) { return -Int64(EINVAL) }
+        awaitAhead(of: space)
         let source = Page.range(old, oldBytes)
         let isPrivate = space.regions.overlaps(source)
         if isFixed && !isPrivate { disappeared(space, Page.range(a.4, newBytes)) }
@@ -177,6 +188,7 @@ extension MonitorCore {
         // Merged and huge pages could not be moved out again; both are only hints.
         if advice == Advice.mergeable { return 0 }
         if advice == Advice.collapse { return -Int64(EINVAL) }
+        awaitAhead(of: space)
         let effective = advice == Advice.free ? Advice.dontNeed : advice
         let result = agentCall(space, SystemCall.madvise, start, bytes, UInt64(effective))
         let pages = Page.range(start, bytes)
@@ -216,28 +228,47 @@ extension MonitorCore {
         for page in dropped { forgetPages(space, page..<page + 1) }
     }
 
+    /// A call from which on pages of the program may be pinned, for a device or another thread of the kernel that
+    /// writes to them whether they are mapped or not. The filter lets only such calls through to here, but for
+    /// openat2(2), whose flags it cannot see.
+    private func noteDeviceWrites(_ space: AddressSpace, _ notification: lego_notification) {
+        if mayBePinned { return }
+        if notification.number == SystemCall.openat2 {
+            var flags: UInt64 = 0
+            let isRead = withUnsafeMutableBytes(of: &flags) { readProgram(space, notification.arguments.2, into: $0) }
+            if !isRead || flags & UInt64(SystemCallFilter.directFlag) == 0 { return }
+        }
+        awaitAhead()
+        mayBePinned = true
+        logger.debug(
+            "pages may be pinned from now on", metadata: ["program": "\(program)", "call": "\(notification.number)"])
+    }
+
     // MARK: New threads and processes
 
-    private func clone3(_ space: AddressSpace, _ address: UInt64, _ bytes: UInt64) -> Outcome {
+    private func clone3(_ space: AddressSpace, _ thread: Int32, _ address: UInt64, _ bytes: UInt64) -> Outcome {
         // struct clone_args: flags, pidfd, child_tid, ...
         var words: (UInt64, UInt64, UInt64) = (0, 0, 0)
         if bytes >= 64 {
             _ = withUnsafeMutableBytes(of: &words) { readProgram(space, address, into: $0) }
         }
-        return clone(space, flags: words.0, clearedThreadID: words.2)
+        return clone(space, thread, flags: words.0, clearedThreadID: words.2)
     }
 
-    private func clone(_ space: AddressSpace, flags: UInt64, clearedThreadID: UInt64) -> Outcome {
+    private func clone(
+        _ space: AddressSpace, _ thread: Int32, flags: UInt64, clearedThreadID: UInt64
+    ) -> Outcome {
         // A child inherits the processors of its parent.
         endColocation()
         if flags & CloneFlag.clearThreadID != 0 && flags & CloneFlag.sharedMemory != 0 { pin(space, clearedThreadID) }
-        if flags & CloneFlag.sharedMemory == 0 { makeRoomForFork(space) }
+        if flags & CloneFlag.sharedMemory == 0 { makeRoomForFork(space, thread: thread) }
         return .proceed
     }
 
     /// Makes a page resident and writable, and keeps it so: the kernel writes there at the end of a thread, when it
     /// serves no faults any more.
     func pin(_ space: AddressSpace, _ address: UInt64) {
+        awaitAhead(of: space)
         let page = Page.number(address)
         if address == 0 || page >= Page.count_max || !space.regions.overlaps(page..<page + 1) { return }
         let entry = space.table.entry(page)

@@ -13,7 +13,7 @@ extension MonitorCore {
     func inject(_ notification: lego_notification) {
         do {
             var tracee = try Tracee(seizing: notification.thread)
-            try inject(notification, &tracee, isForced: false)
+            try injectAlive(notification, &tracee, isForced: false)
         } catch {
             injectionFailed(error)
         }
@@ -23,6 +23,19 @@ extension MonitorCore {
         switch error {
         case .gone: break
         case .failed(let text): fail(.internalError("cannot attach to a process of the program: \(text)"))
+        }
+    }
+
+    /// Whatever fails because the thread was killed meanwhile is no failure of the program.
+    private func injectAlive(
+        _ notification: lego_notification, _ tracee: inout Tracee, isForced: Bool
+    ) throws(Tracee.Failure) {
+        do throws(Tracee.Failure) {
+            try inject(notification, &tracee, isForced: isForced)
+        } catch .gone {
+            throw .gone
+        } catch {
+            throw tracee.hasDied() ? .gone : error
         }
     }
 
@@ -48,7 +61,7 @@ extension MonitorCore {
             try tracee.run(registers)
             let notification = try awaitNotification(of: &tracee, space, until: deadline)
             try tracee.interrupt()
-            try inject(notification, &tracee, isForced: true)
+            try injectAlive(notification, &tracee, isForced: true)
         } catch {
             injectionFailed(error)
         }
@@ -113,7 +126,7 @@ extension MonitorCore {
         let deadline = Deadline.after(Self.patience)
         let idle = { self.serveWhileInjecting(known) }
 
-        let handover = try prepareHandover(notification, known)
+        var handover = try prepareHandover(notification, known)
         let result = lego_seccomp_answer(listener.raw, notification.id, 0)
         if result == -ENOENT { throw .gone }
         try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
@@ -140,14 +153,21 @@ extension MonitorCore {
         boot.rsp = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_BOOT_STACK_END)
         boot.rax = 0
         try tracee.run(boot)
-        let greeting = try receive(handover, until: deadline, idle: idle)
-        try waitForBoot(handover, until: deadline, idle: idle)
-        try tracee.interrupt()
-        try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
-        let space = try enter(greeting, known, handover)
-        if known == nil { try takeOver(space, notification.thread) }
-        attach(space, thread: notification.thread)
-        try tracee.letGo()
+        let greeting = try receive(&handover, &tracee, until: deadline, idle: idle)
+        let agent = greeting.agent
+        do throws(Tracee.Failure) {
+            try waitForBoot(handover, &tracee, until: deadline, idle: idle)
+            try tracee.interrupt()
+            try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
+            let space = try enter(greeting, known, handover)
+            if known == nil { try takeOver(space, notification.thread) }
+            attach(space, thread: notification.thread)
+            try tracee.letGo()
+        } catch {
+            // It would keep the memory of a process that has died.
+            agent.kill()
+            throw error
+        }
     }
 
     /// What a thread needs to start an agent.
@@ -156,6 +176,35 @@ extension MonitorCore {
         /// The memory file's number in the thread's descriptor table.
         let memoryNumber: Int32
         let socket: Descriptor
+        /// The ends to read from of the pipes that the agent's threads write to.
+        var pipe: Descriptor?
+        var evictorPipe: Descriptor?
+    }
+
+    private struct PipeEnds: ~Copyable {
+        let reader: Descriptor
+        let writer: Descriptor
+        consuming func takeReader() -> Descriptor { reader }
+    }
+
+    /// An agent's greeting as it arrives: an error number or 0, a userfaultfd or none, and who sent it.
+    private struct Letter {
+        var problem: Int32 = 0
+        var sender = lego_peer_credentials()
+        private var descriptor: Int32 = -1
+        private var count = 0
+
+        /// Answers 4, 0 when nobody can send any more, or -errno; -EAGAIN when nothing has come yet.
+        mutating func receive(_ socket: borrowing Descriptor) -> Int {
+            lego_receive_descriptors(
+                socket.raw, &problem, 4, &descriptor, 1, &count, &sender, Int32(truncatingIfNeeded: MSG_DONTWAIT))
+        }
+
+        mutating func takeDescriptor() -> Descriptor? {
+            if count != 1 { return nil }
+            count = 0
+            return Descriptor(taking: descriptor)
+        }
     }
 
     /// What an agent says when it has started.
@@ -195,19 +244,36 @@ extension MonitorCore {
             memory.base.copyMemory(from: lego_agent_code(), byteCount: Int(lego_agent_code_bytes()))
             let page = (memory.base + Int(LEGO_AGENT_PAGE_OFFSET)).assumingMemoryBound(to: lego_agent_page.self)
             page.pointee = lego_agent_page()
+            let evictorPage = memory.base + Int(LEGO_AGENT_EVICTOR_PAGE_OFFSET)
+            evictorPage.assumingMemoryBound(to: lego_agent_page.self).pointee = lego_agent_page()
             page.pointee.identity = known?.identity ?? 0
             page.pointee.is_new_image = known == nil ? 1 : 0
             let number = try add(notification, memory.descriptor)
             page.pointee.memory_file = number
             page.pointee.userfault_device = try add(notification, userfaultDevice.raw)
             page.pointee.socket = try add(notification, agentSocket.raw)
-            return Handover(memory: memory, memoryNumber: number, socket: socket)
+            let ends = try makePipe()
+            let evictorEnds = try makePipe()
+            page.pointee.pipes.0 = try add(notification, ends.writer.raw)
+            page.pointee.pipes.1 = try add(notification, evictorEnds.writer.raw)
+            return Handover(
+                memory: memory, memoryNumber: number, socket: socket, pipe: ends.takeReader(),
+                evictorPipe: evictorEnds.takeReader())
         } catch let error as KernelError {
             if error.number == ENOENT { throw .gone }
             throw .failed("\(error)")
         } catch {
             throw .failed("\(error)")
         }
+    }
+
+    /// A pipe that holds a batch of pages. It is this process's and not the program's, whose limit of pipe pages may
+    /// be small.
+    private func makePipe() throws(KernelError) -> PipeEnds {
+        var (reader, writer): (Int32, Int32) = (-1, -1)
+        let made = lego_page_pipe(&reader, &writer, Int(LEGO_AGENT_BATCH) * Int(Page.bytes))
+        if made < 0 { throw KernelError("pipe", -made) }
+        return PipeEnds(reader: Descriptor(taking: reader), writer: Descriptor(taking: writer))
     }
 
     private func add(_ notification: lego_notification, _ descriptor: Int32) throws(KernelError) -> Int32 {
@@ -225,41 +291,63 @@ extension MonitorCore {
 
     /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace.
     private func receive(
-        _ handover: borrowing Handover, until deadline: Deadline, idle: () -> Void
+        _ handover: inout Handover, _ tracee: inout Tracee, until deadline: Deadline, idle: () -> Void
     ) throws(Tracee.Failure) -> Greeting {
-        var problem: Int32 = 0
-        var descriptor: Int32 = -1
-        var count = 0
-        var sender = lego_peer_credentials()
-        while true {
-            let bytes = lego_receive_descriptors(
-                handover.socket.raw, &problem, 4, &descriptor, 1, &count, &sender,
-                Int32(truncatingIfNeeded: MSG_DONTWAIT))
-            if bytes == 4 { break }
-            if bytes == 0 {
-                throw .failed("no agent came to be: does a limit of processes (RLIMIT_NPROC) stand in the way?")
+        var letter = Letter()
+        do throws(Tracee.Failure) {
+            while true {
+                let bytes = letter.receive(handover.socket)
+                if bytes == 4 { break }
+                if bytes == 0 {
+                    // Nobody has the other end: the thread was killed, or has gone on without an agent.
+                    try waitForBoot(handover, &tracee, until: deadline, idle: idle)
+                    throw .failed("no agent came to be: does a limit of processes (RLIMIT_NPROC) stand in the way?")
+                }
+                if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
+                if deadline.hasPassed { throw .failed("the agent does not greet") }
+                idle()
+                try tracee.keepRunning()
             }
-            if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
-            if deadline.hasPassed { throw .failed("the agent does not greet") }
-            idle()
+        } catch {
+            refuseGreeting(handover)
+            throw error
         }
-        let userfault = count == 1 ? Descriptor(taking: descriptor) : nil
-        if problem != 0 { throw .failed("the agent cannot start: \(KernelError.text(abs(problem)))") }
+        let userfault = letter.takeDescriptor()
+        if letter.problem != 0 { throw .failed("the agent cannot start: \(KernelError.text(abs(letter.problem)))") }
         do {
-            return Greeting(agent: try Agent(memory: handover.memory, process: sender.pid), userfault: userfault)
+            guard let pipe = handover.pipe.take(), let evictorPipe = handover.evictorPipe.take() else {
+                throw KernelError("a second greeting", EPROTO)
+            }
+            let agent = try Agent(
+                memory: handover.memory, process: letter.sender.pid, pipe: pipe, evictorPipe: evictorPipe)
+            return Greeting(agent: agent, userfault: userfault)
         } catch {
             throw .failed("\(error)")
         }
     }
 
+    /// Ends an agent that nobody waits for any more. One that has not greeted yet ends by itself, because it cannot.
+    private func refuseGreeting(_ handover: borrowing Handover) {
+        _ = shutdown(handover.socket.raw, Int32(SHUT_RD))
+        var letter = Letter()
+        if letter.receive(handover.socket) != 4 { return }
+        _ = letter.takeDescriptor()
+        let agent = lego_pidfd_open(letter.sender.pid)
+        if agent < 0 { return }
+        _ = lego_pidfd_send_signal(agent, SIGKILL)
+        _ = Descriptor(taking: agent)
+    }
+
+    /// Waits until the thread has cloned the agent and knows of it.
     private func waitForBoot(
-        _ handover: borrowing Handover, until deadline: Deadline, idle: () -> Void
+        _ handover: borrowing Handover, _ tracee: inout Tracee, until deadline: Deadline, idle: () -> Void
     ) throws(Tracee.Failure) {
         let page = handover.memory.base + Int(LEGO_AGENT_PAGE_OFFSET)
         let booted = page + MemoryLayout<lego_agent_page>.offset(of: \.booted).unsafelyUnwrapped
         while lego_atomic_load_u32(booted.assumingMemoryBound(to: UInt32.self)) == 0 {
             if deadline.hasPassed { throw .failed("the agent's start does not end") }
             idle()
+            try tracee.keepRunning()
         }
     }
 
@@ -285,8 +373,8 @@ extension MonitorCore {
                 space = try addSpace(userfault)
                 markIdentity(space)
             }
-            agent.page.pointee.identity = space.identity
-            agent.page.pointee.nonce = nonce
+            agent.calls.page.pointee.identity = space.identity
+            agent.calls.page.pointee.nonce = nonce
             space.agent = agent
             space.agentMemory = handover.memory
             try epoll.add(

@@ -23,12 +23,14 @@ extension MonitorCore {
             let isRetrying = spaces.contains { $0?.deferred.isEmpty == false }
             let count = epoll.wait(into: events, until: isRetrying ? .after(Self.retry) : .never)
             dispatch(events, count)
+            if ahead.evictor.isDone { settleAhead() }
             retryDeferred()
             expireReserves()
             shrinkToLimit()
             if colocation.isActive { reviewColocation() }
             if nextSweep.hasPassed {
                 sweepSpaces()
+                lego_ptrace_sweep()
                 trimCacheShare()
                 nextSweep = .after(Self.sweep)
             }
@@ -201,6 +203,8 @@ extension MonitorCore {
         endColocation()
         for space in spaces { if let space { removeSpace(space) } }
         spaces = []
+        awaitAhead()
+        ahead.evictor.stop()
         store.releaseAll()
         counters.setResident(0)
         cache.leave(share)
@@ -213,6 +217,9 @@ extension MonitorCore {
                 "colocations": "\(counters.colocations.load(ordering: .relaxed))",
                 "firstWrites": "\(counters.firstWrites.load(ordering: .relaxed))",
                 "followedPages": "\(counters.followedPages.load(ordering: .relaxed))",
+                "batchesAhead": "\(counters.batchesAhead.load(ordering: .relaxed))",
+                "batchesNeeded": "\(counters.batchesNeeded.load(ordering: .relaxed))",
+                "waitedAhead": "\(counters.waitedAhead.load(ordering: .relaxed)) us",
             ])
     }
 }

@@ -47,7 +47,7 @@ final class MonitorCore: @unchecked Sendable {
     var arrivals: UInt64 = 0
     /// Pages that ever were evicted: the clock of refaults, in units of 64.
     var departures: UInt64 = 0
-    /// Departures, in units of 64, after which a page's return proves nothing any more: three quarters of the limit.
+    /// Departures, in units of 64, after which a page's return proves nothing any more: as many as the limit has pages.
     let refaultWindow: UInt64
     /// Set once the rack must end the program: nothing is answered any more, so that no page can read as what it is
     /// not.
@@ -63,11 +63,19 @@ final class MonitorCore: @unchecked Sendable {
     var setAside: [lego_notification] = []
     var threads = ThreadTable()
     var colocation = Colocation()
-    /// A command to an agent is under way: no other may be given.
+    /// A command to an agent's first thread is under way: no other may be given.
     var isAgentBusy = false
+    /// Pages that leave because room is needed, and those that leave ahead of it.
+    let batch: EvictionBatch
+    var ahead: Ahead
+    /// Pages that are kept free by eviction ahead of need.
+    let aheadPages: Int
+    /// The program has done what may pin its pages for a device that writes to them.
+    var mayBePinned = false
 
     // Fixed arrays of the hot path.
     let messages: UnsafeMutablePointer<lego_uffd_message>
+    /// Pages that leave by a copy, and pages that lie in the write buffer.
     let victims: UnsafeMutablePointer<UInt64>
     let victimEntries: UnsafeMutablePointer<PageEntry>
     /// Pages of zeros, the source of zero-fills.
@@ -100,10 +108,14 @@ final class MonitorCore: @unchecked Sendable {
         store = try RemoteStore(program: program, remote: remote, counters: counters)
         let asked = limitBytes == 0 ? cache.capacityPages : Int(clamping: limitBytes / Page.bytes)
         limitPages = max(ExCache.minimumPages, min(asked, cache.capacityPages))
-        refaultWindow = UInt64(max(1, limitPages / 64 * 3 / 4))
+        refaultWindow = UInt64(max(1, limitPages / 64))
         windowPages = max(1, min(RemoteStore.window, limitPages / 16))
         followPages = max(1, min(RemoteStore.window, limitPages / 64))
         batchPages = max(8, min(Int(LEGO_AGENT_BATCH), limitPages / 16))
+        aheadPages = min(2 * batchPages, limitPages / 32)
+        batch = EvictionBatch(writeBack: WriteBack(node: remote.node, staging: store.writeBuffer))
+        let aheadBatch = EvictionBatch(writeBack: WriteBack(node: remote.node, staging: store.aheadBuffer))
+        ahead = Ahead(evictor: BackgroundEvictor(batch: aheadBatch))
         userfaultDevice = try Descriptor(checking: "open /dev/userfaultfd", lego_uffd_open_device())
         epoll = try Epoll()
         timer = try TimerDescriptor()

@@ -34,6 +34,12 @@ public enum SystemCallFilter {
         case mapping
         /// Only the advices listed.
         case advice
+        /// Only with one of these bits in that argument.
+        case flags(argument: UInt32, UInt32)
+        /// Only with that value in that argument.
+        case value(argument: UInt32, UInt32)
+        /// Only F_SETFL with O_DIRECT.
+        case setDirect
         /// Refused, as a kernel without it would.
         case absent
     }
@@ -44,7 +50,15 @@ public enum SystemCallFilter {
         (SystemCall.clone3, .always), (SystemCall.fork, .always), (SystemCall.vfork, .always),
         (SystemCall.setTidAddress, .always), (SystemCall.schedSetAffinity, .always),
         (SystemCall.schedGetAffinity, .always), (SystemCall.processMadvise, .absent),
+        // What may pin pages for a device that writes to them.
+        (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
+        (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),
+        (SystemCall.fcntl, .setDirect), (SystemCall.ioSetup, .always), (SystemCall.ioUringSetup, .always),
+        (SystemCall.processVmWritev, .always), (SystemCall.socket, .value(argument: 0, 44 /* AF_XDP */)),
     ]
+
+    /// O_DIRECT.
+    static let directFlag: UInt32 = 0o40000
 
     /// The filter as packed `struct sock_filter`: code, jump if true, jump if false, operand.
     public static func program() -> [UInt64] {
@@ -78,6 +92,12 @@ public enum SystemCallFilter {
             code.append(
                 UInt64(operation) | UInt64(UInt8(ifTrue)) << 16 | UInt64(UInt8(ifFalse)) << 24 | UInt64(operand) << 32)
         }
+        func notifyIf(_ comparison: UInt16, _ number: UInt32, _ operand: UInt32) {
+            emit(load, argument(number))
+            emit(comparison, operand, 0, 1)
+            emit(answer, notify)
+            emit(answer, allow)
+        }
         // The agent's own calls.
         emit(load, instructionHigh)
         emit(ifEqual, UInt32(LEGO_AGENT_BASE >> 32), 0, 3)
@@ -89,6 +109,13 @@ public enum SystemCallFilter {
             emit(answer, notify)
         case .absent:
             emit(answer, error(ENOSYS))
+        case .flags(let number, let bits): notifyIf(ifAnyBit, number, bits)
+        case .value(let number, let value): notifyIf(ifEqual, number, value)
+        case .setDirect:
+            emit(load, argument(1))
+            emit(ifEqual, UInt32(F_SETFL), 1, 0)
+            emit(answer, allow)
+            notifyIf(ifAnyBit, 2, directFlag)
         case .mapping:
             emit(load, argument(3))
             emit(ifAnyBit, UInt32(MAP_FIXED), 2, 0)
@@ -115,18 +142,27 @@ public enum SystemCallFilter {
 
 /// System call numbers of x86-64.
 enum SystemCall {
+    static let open: UInt32 = 2
     static let mmap: UInt32 = 9
     static let munmap: UInt32 = 11
     static let brk: UInt32 = 12
     static let mremap: UInt32 = 25
     static let madvise: UInt32 = 28
+    static let socket: UInt32 = 41
     static let clone: UInt32 = 56
     static let fork: UInt32 = 57
     static let vfork: UInt32 = 58
+    static let fcntl: UInt32 = 72
     static let schedSetAffinity: UInt32 = 203
     static let schedGetAffinity: UInt32 = 204
+    static let ioSetup: UInt32 = 206
     static let setTidAddress: UInt32 = 218
+    static let openat: UInt32 = 257
+    static let openByHandle: UInt32 = 304
+    static let processVmWritev: UInt32 = 311
+    static let ioUringSetup: UInt32 = 425
     static let clone3: UInt32 = 435
+    static let openat2: UInt32 = 437
     static let processMadvise: UInt32 = 440
 }
 

@@ -26,13 +26,15 @@ struct Tracee: ~Copyable {
         try Self.check("PTRACE_SEIZE", lego_ptrace_seize(thread))
         let result = lego_ptrace_interrupt(thread)
         if result < 0 {
-            _ = lego_ptrace_detach(thread, 0)
+            _ = lego_ptrace_release(thread, 0)
+            isSeized = false
             try Self.check("PTRACE_INTERRUPT", result)
         }
     }
 
-    /// A thread that was left seized goes on with what its registers say.
-    deinit { if isSeized { _ = lego_ptrace_detach(thread, pendingSignal) } }
+    /// A thread that was left seized goes on with what its registers say. One that cannot be let go at once is when the
+    /// monitor's loop sweeps.
+    deinit { if isSeized { _ = lego_ptrace_release(thread, pendingSignal) } }
 
     private static func check(_ call: String, _ result: Int32) throws(Failure) {
         if result >= 0 { return }
@@ -81,6 +83,19 @@ struct Tracee: ~Copyable {
         default: break
         }
         try Self.check("PTRACE_CONT", lego_ptrace_continue(thread, 0))
+    }
+
+    /// Whether it has died, which may be why something else about it failed. Waits some milliseconds for the news.
+    mutating func hasDied() -> Bool {
+        for _ in 0..<20 {
+            var signal: Int32 = 0
+            if UInt32(bitPattern: lego_ptrace_poll(thread, &signal)) == LEGO_STOP_GONE.rawValue {
+                isSeized = false
+                return true
+            }
+            _ = poll(nil, 0, 1)
+        }
+        return false
     }
 
     /// Remembers the registers as they are.
@@ -134,7 +149,8 @@ struct Tracee: ~Copyable {
     mutating func letGo() throws(Failure) {
         if holdsMask { try Self.check("PTRACE_SETSIGMASK", lego_ptrace_set_signal_mask(thread, mask)) }
         try Self.check("PTRACE_SETREGS", lego_ptrace_set_registers(thread, &saved))
-        isSeized = false
+        // A thread that was killed meanwhile is still seized.
         try Self.check("PTRACE_DETACH", lego_ptrace_detach(thread, pendingSignal))
+        isSeized = false
     }
 }

@@ -26,11 +26,15 @@ final class AddressSpace {
     var probation = EvictionQueue()
     var proven = EvictionQueue(proven: true)
     var residentProven = 0
-    /// The share of pages on probation that is left to them: 1/5.
-    static let probationShare = 5
+    /// The share of pages on probation that is left to them: 1/20, but at most 1/5 where that is less than what streams
+    /// need to bring their windows in.
+    static let probationShare = 20
+    static let probationShare_max = 5
+    static let probationPages_min = 512
     /// Whether the next page to leave is a proven one.
     var leavesProven: Bool {
-        residentProven > 0 && (resident - residentProven) * Self.probationShare < resident
+        let kept = max(resident / Self.probationShare, min(resident / Self.probationShare_max, Self.probationPages_min))
+        return residentProven > 0 && resident - residentProven <= kept
     }
     var streams = StreamDetector()
     /// First writes to pages that were mapped write-protected.

@@ -1,5 +1,6 @@
-/// Resident pages of one address space in the order in which they came, first in, first out. Entries of pages that have gone meanwhile are skipped when they are met. Each entry
-/// carries the program-wide time at which its page came, so that the oldest of several queues can be found.
+/// Resident pages of one address space in the order in which they came, first in, first out. Entries of pages that have
+/// gone meanwhile are skipped when they are met. Each entry carries the program-wide time at which its page came, so
+/// that the oldest of several queues can be found.
 ///
 /// Owned by the monitor thread. Amortised O(1); grows by doubling, and only when most entries are live.
 struct EvictionQueue: ~Copyable {

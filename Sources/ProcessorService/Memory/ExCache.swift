@@ -60,6 +60,10 @@ public final class ExCache: Sendable {
         return false
     }
 
+    /// Whether that many pages are granted to nobody.
+    @inline(__always)
+    func hasRoom(_ pages: Int) -> Bool { granted.load(ordering: .relaxed) + pages <= capacityPages }
+
     private func take(_ pages: Int, for share: CacheShare) -> Bool {
         var now = granted.load(ordering: .relaxed)
         while now + pages <= capacityPages {

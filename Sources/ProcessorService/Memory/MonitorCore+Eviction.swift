@@ -3,9 +3,9 @@ import CLinux
 import Glibc
 import Kernel
 
-/// Eviction (docs/ARCHITECTURE.md, "Page life"): the oldest pages of the program leave in batches. What was never written
-/// since it came is dropped; what was written is moved out by the agent, atomically against the program's other threads,
-/// and written to remote memory.
+/// Eviction (docs/ARCHITECTURE.md, "Page life"): the oldest pages of the program leave in batches, while there is still
+/// room and on another processor where there is one, else when room is needed. What was never written since it came is
+/// dropped; what was written is taken out by the agent and written to remote memory.
 extension MonitorCore {
     /// Makes it possible to map `pages` more. Gives up when nothing can be evicted: the program then exceeds its limit
     /// rather than hang.
@@ -14,13 +14,24 @@ extension MonitorCore {
     /// first.
     @discardableResult
     func makeRoom(_ pages: Int, mayForce: Bool = false) -> Bool {
+        if ahead.evictor.isDone { settleAhead() }
         while !hasFailed {
             let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
             if resident + pages <= limit {
-                if resident + pages <= share.granted { return true }
-                if cache.reserve(resident + pages - share.granted, for: share) { return true }
+                if resident + pages <= share.granted
+                    || cache.reserve(resident + pages - share.granted, for: share)
+                {
+                    let tight = cache.hasRoom(aheadPages) ? limit : min(limit, share.granted)
+                    if resident + pages + aheadPages > tight { evictAhead() }
+                    return true
+                }
             }
-            if !evictOldest(batchPages, mayForce: mayForce) { return false }
+            if ahead.evictor.isDone {
+                settleAhead()
+            } else if !evictOldest(batchPages, mayForce: mayForce) {
+                if !ahead.evictor.isBusy { return false }
+                awaitAhead()
+            }
         }
         return false
     }
@@ -40,7 +51,7 @@ extension MonitorCore {
     }
 
     /// The address space to evict from next: one that has an agent, and the oldest page.
-    private func oldest() -> AddressSpace? {
+    func oldest() -> AddressSpace? {
         var best: AddressSpace?
         var bestAge: UInt64 = 0
         for space in spaces {
@@ -76,138 +87,129 @@ extension MonitorCore {
         return resident < before
     }
 
-    /// Evicts up to `count` pages of one address space, oldest first.
+    /// Evicts up to `count` pages of one address space, oldest first, and waits for it.
     func evict(_ space: AddressSpace, _ count: Int) {
-        guard let agent = space.agent else { return }
-        let found = pickVictims(space, min(count, batchPages))
-        if found == 0 { return }
-        let operations = describe(space, agent, found)
-        agent.page.pointee.count = UInt32(operations.count)
-        agent.page.pointee.moves = UInt32(operations.moves)
-        agent.page.pointee.command = LEGO_AGENT_EVICT.rawValue
-        if !command(space, agent) {
-            followForks()
-            for index in 0..<found { keep(space, victims[index]) }
-            // An agent that died at work may have done any part of it. Pages that it moved and did not deliver are
-            // lost.
-            if operations.moves > 0 && agent.hasBegun && !isGone(space) {
-                fail(.internalError("the program's agent died while pages were moved: was it killed by the program?"))
-            }
-            return
-        }
-        settle(space, agent, operations.count, found)
+        guard let agent = space.agent, pickVictims(batch, space, min(count, batchPages)) else { return }
+        carryOut(batch, space, agent)
+    }
+
+    /// Carries a batch out with the agent's first thread.
+    func carryOut(_ batch: EvictionBatch, _ space: AddressSpace, _ agent: Agent) {
+        ProgramCounters.add(counters.batchesNeeded)
+        _ = command(space, agent) { batch.post($0) }
+        batch.end(agent.calls)
+        settle(batch)
         followForks()
     }
 
-    /// Takes up to `count` resident, evictable pages from the queues into `victims`, ascending.
-    private func pickVictims(_ space: AddressSpace, _ count: Int) -> Int {
+    /// Takes up to `count` resident, evictable pages from the queues into the batch, and says how each shall leave.
+    /// False when there is none, or no place for one.
+    func pickVictims(_ batch: EvictionBatch, _ space: AddressSpace, _ count: Int) -> Bool {
+        batch.clear()
         let first = space.leavesProven
-        let found = first ? pick(&space.proven, space, count) : pick(&space.probation, space, count)
-        if found > 0 { return found }
-        return first ? pick(&space.probation, space, count) : pick(&space.proven, space, count)
+        pick(batch, first, space, count)
+        if batch.count == 0 { pick(batch, !first, space, count) }
+        batch.space = space
+        batch.agent = space.agent
+        for index in 0..<batch.count {
+            let page = batch.pages[index]
+            let entry = space.table.entry(page)
+            batch.ways[index] = way(entry.pointee)
+            if batch.ways[index] == .drop { continue }
+            if !store.assign(page, entry) {
+                for left in 0..<batch.count { keep(space, batch.pages[left]) }
+                batch.clear()
+                checkStore()
+                return false
+            }
+            if batch.ways[index] == .splice { store.add(entry.pointee, to: batch.writeBack) }
+        }
+        return batch.count > 0
     }
 
-    private func pick(_ queue: inout EvictionQueue, _ space: AddressSpace, _ count: Int) -> Int {
-        var found = 0
+    /// A page that a fork shares is not exclusively this address space's: a write between the two halves of a splice
+    /// would go to a new page, and be lost with it. One that a device may be writing to must not be unmapped at all.
+    private func way(_ entry: PageEntry) -> EvictionBatch.Way {
+        if !entry.isDirty { return .drop }
+        return entry.isShared || mayBePinned || !forkReserves.isEmpty ? .move : .splice
+    }
+
+    private func pick(_ batch: EvictionBatch, _ proven: Bool, _ space: AddressSpace, _ count: Int) {
+        if proven {
+            pick(batch, &space.proven, space, count)
+        } else {
+            pick(batch, &space.probation, space, count)
+        }
+    }
+
+    private func pick(_ batch: EvictionBatch, _ queue: inout EvictionQueue, _ space: AddressSpace, _ count: Int) {
         var tries = queue.count
-        while found < count, tries > 0, let page = queue.pop() {
+        while batch.count < count, tries > 0, let page = queue.pop() {
             tries -= 1
-            guard let entry = space.table.find(page), queue.belongs(entry.pointee) else { continue }
-            if entry.pointee.isPinned {
-                queue.push(page, stamp: arrivals >> 6, table: &space.table)
+            guard let entry = space.table.find(page), queue.belongs(entry.pointee), !entry.pointee.isLeaving else {
                 continue
             }
-            // Insertion keeps them sorted and finds second entries of a page.
-            var place = found
-            while place > 0, victims[place - 1] > page { place -= 1 }
-            if place > 0, victims[place - 1] == page { continue }
-            var index = found
-            while index > place {
-                victims[index] = victims[index - 1]
-                index -= 1
-            }
-            victims[place] = page
-            found += 1
-        }
-        return found
-    }
-
-    /// Writes the victims into the agent's list: contiguous pages of one kind become one operation.
-    private func describe(_ space: AddressSpace, _ agent: Agent, _ found: Int) -> (count: Int, moves: Int) {
-        let operations = agent.operations
-        var count = 0
-        var moves = 0
-        var previous = UInt64.max
-        var previousKind: UInt32 = 0
-        for index in 0..<found {
-            let page = victims[index]
-            let entry = space.table.entry(page)
-            victimEntries[index] = entry.pointee
-            let kind = entry.pointee.isDirty ? LEGO_AGENT_MOVE.rawValue : LEGO_AGENT_DROP.rawValue
-            if kind == previousKind && page == previous + 1 {
-                operations[count - 1].pages += 1
+            if entry.pointee.isPinned {
+                queue.push(page, stamp: arrivals >> 6, table: &space.table)
             } else {
-                operations[count] = lego_agent_operation(
-                    address: Page.address(page), pages: 1, slot: UInt32(index), kind: kind, done: 0, error: 0, failed: 0
-                )
-                count += 1
-                if kind == LEGO_AGENT_MOVE.rawValue { moves += 1 }
+                batch.insert(page)
             }
-            previous = page
-            previousKind = kind
         }
-        return (count, moves)
     }
 
-    /// Draws the consequences of what the agent did. The list was written by `describe`; only its results are read, and
-    /// they are bounded here.
-    private func settle(_ space: AddressSpace, _ agent: Agent, _ count: Int, _ total: Int) {
-        let operations = agent.operations
+    /// Draws the consequences of a batch.
+    func settle(_ batch: EvictionBatch) {
+        defer { batch.clear() }
+        guard let space = batch.space else { return }
+        for index in 0..<batch.count { space.table.entry(batch.pages[index]).pointee.clear(PageEntry.leaving) }
+        if space.isDead { return }
+        if batch.isTorn {
+            for index in 0..<batch.count { keep(space, batch.pages[index]) }
+            if isGone(space) { return }
+            return fail(
+                .internalError("the program's agent died while pages were moved: was it killed by the program?"))
+        }
+        switch batch.outcome {
+        case .done: break
+        case .failed(let memory, let status):
+            store.transferFailed(memory, status)
+            return checkStore()
+        case .wrongCount:
+            return fail(.internalError("pages on their way out are not what the program's agent says they are"))
+        }
+        ProgramCounters.add(counters.remoteWritePages, batch.spliced)
+        settlePages(batch, space)
+        counters.setResident(resident)
+    }
+
+    private func settlePages(_ batch: EvictionBatch, _ space: AddressSpace) {
         var moved = 0
         var stubborn = 0
-        var operation = 0
-        var start = 0
-        // What was asked is known from `victims` and `victimEntries`, whose order is that of the operations.
-        while start < total && operation < count {
-            let isMove = victimEntries[start].isDirty
-            var length = 1
-            while start + length < total, victims[start + length] == victims[start] + UInt64(length),
-                victimEntries[start + length].isDirty == isMove
-            { length += 1 }
-            let result = operations[operation]
-            for index in 0..<length {
-                let page = victims[start + index]
-                let entry = space.table.entry(page)
-                if !isMove {
-                    if result.failed >> UInt64(index) & 1 != 0 { keep(space, page) } else { left(space, entry) }
-                } else if index < Int(result.done) {
-                    let source = agent.buffer + (start + index) * Int(Page.bytes)
-                    if !store.assign(page, entry) { return checkStore() }
-                    if !store.store(source, entry.pointee) {
-                        memcpy(store.writeBuffer + moved * Int(Page.bytes), source, Int(Page.bytes))
-                        victimEntries[moved] = entry.pointee
-                        moved += 1
-                    }
-                    left(space, entry)
-                } else if index == Int(result.done) && result.error == -Int64(ENOENT) {
-                    // Dropped in a way that is not trapped.
-                    if entry.pointee.isStored { store.release(entry) }
-                    left(space, entry)
-                } else if result.error == -Int64(EINVAL) || entry.pointee.isShared {
-                    // Memory that is not writable, or a page that a forked process shares.
-                    victims[stubborn] = page
-                    stubborn += 1
-                } else {
-                    // Pinned for DMA, where alone the device can reach it, or busy for a moment.
-                    keep(space, page)
+        for index in 0..<batch.count {
+            let page = batch.pages[index]
+            let entry = space.table.entry(page)
+            switch batch.fates[index] {
+            case .left: left(space, entry)
+            case .stays where batch.ways[index] == .move && entry.pointee.isShared, .refused:
+                victims[stubborn] = page
+                stubborn += 1
+            case .stays: keep(space, page)
+            case .vanished:
+                if entry.pointee.isStored { store.release(entry) }
+                left(space, entry)
+            case .moved:
+                guard let agent = batch.agent else { continue }
+                let source = agent.buffer + index * Int(Page.bytes)
+                if !store.store(source, entry.pointee) {
+                    memcpy(store.writeBuffer + moved * Int(Page.bytes), source, Int(Page.bytes))
+                    victimEntries[moved] = entry.pointee
+                    moved += 1
                 }
+                left(space, entry)
             }
-            start += length
-            operation += 1
         }
         if moved > 0 && !store.write(victimEntries, count: moved) { return checkStore() }
-        if stubborn > 0 { copyOut(space, agent, stubborn) }
-        counters.setResident(resident)
+        if stubborn > 0, let agent = batch.agent { copyOut(space, agent, stubborn) }
     }
 
     /// A page has left local memory.
@@ -238,9 +240,9 @@ extension MonitorCore {
         entry.departure != 0 && (departures >> 6 &- entry.departure) & 0xffff <= refaultWindow
     }
 
-    /// The way out for pages that the kernel does not move: those that a fork shares, and those in read-only or
-    /// inaccessible memory. They are write-protected, read through /proc/PID/mem, stored, and dropped; whoever writes
-    /// meanwhile waits for this thread and finds the page gone.
+    /// The way out for pages that the kernel does neither move nor splice: those that a fork shares, and those in
+    /// read-only or inaccessible memory. They are write-protected, read through /proc/PID/mem, stored, and dropped;
+    /// whoever writes meanwhile waits for this thread and finds the page gone.
     private func copyOut(_ space: AddressSpace, _ agent: Agent, _ count: Int) {
         var stored = 0
         for index in 0..<count {
@@ -273,19 +275,16 @@ extension MonitorCore {
 
     private func dropCopied(_ space: AddressSpace, _ agent: Agent, _ count: Int) {
         for index in 0..<count {
-            agent.operations[index] = lego_agent_operation(
+            agent.calls.operations[index] = lego_agent_operation(
                 address: Page.address(victims[index]), pages: 1, slot: 0, kind: LEGO_AGENT_DROP.rawValue, done: 0,
                 error: 0,
                 failed: 0)
         }
-        agent.page.pointee.count = UInt32(count)
-        agent.page.pointee.moves = 0
-        agent.page.pointee.command = LEGO_AGENT_EVICT.rawValue
-        if !command(space, agent) { return }
+        if !command(space, agent, { $0.postEviction(count: count, moves: 0) }) { return }
         for index in 0..<count {
             let page = victims[index]
             // Locked memory stays, clean and write-protected.
-            if agent.operations[index].failed & 1 != 0 {
+            if agent.calls.operations[index].failed & 1 != 0 {
                 keep(space, page)
             } else {
                 left(space, space.table.entry(page))
@@ -295,33 +294,28 @@ extension MonitorCore {
 
     // MARK: Asking an agent
 
-    /// How long one command may take.
-    private static let patience: Duration = .seconds(20)
-
-    /// Has the agent carry out what its page says; answers whether it did. Events of the address space are read
-    /// meanwhile, because the agent may wait for one to be read; faults are kept.
-    func command(_ space: AddressSpace, _ agent: Agent, expectsEvents: Bool = false) -> Bool {
+    /// Has the agent's first thread carry out what `post` posts; answers whether it did. Events of the address space
+    /// are read meanwhile, because the agent may wait for one to be read; faults are kept.
+    func command(
+        _ space: AddressSpace, _ agent: Agent, expectsEvents: Bool = false, _ post: (AgentChannel) -> Void
+    ) -> Bool {
         isAgentBusy = true
         defer { isAgentBusy = false }
         let spins = bindAgent(agent)
         let start = spins > 0 ? monotonicNanoseconds() : 0
-        agent.post()
-        var slice: Int64 = expectsEvents ? 20_000 : 500_000
-        let deadline = Deadline.after(Self.patience)
-        while !agent.waitFinished(nanoseconds: slice, spins: spins) {
+        post(agent.calls)
+        let answer = agent.awaitAnswer(agent.calls, slice: expectsEvents ? 20_000 : 500_000, spins: spins) {
             serveEventsOnly(space)
-            if !agent.isAlive { break }
-            if deadline.hasPassed {
-                logger.error("agent does not answer", metadata: ["program": "\(program)", "agent": "\(agent.process)"])
-                agent.kill()
-                break
-            }
-            if slice < 5_000_000 { slice *= 2 }
+            serveAgentsFaults(space, agent)
         }
         if expectsEvents { serveEventsOnly(space) }
-        if agent.isFinished {
+        switch answer {
+        case .given:
             if spins > 0 { notePolled(monotonicNanoseconds() &- start) }
             return true
+        case .overdue:
+            logger.error("agent does not answer", metadata: ["program": "\(program)", "agent": "\(agent.process)"])
+        case .died: break
         }
         try? epoll.remove(agent.descriptor.raw)
         space.agent = nil
@@ -334,7 +328,7 @@ extension MonitorCore {
         _ e: UInt64 = 0, _ f: UInt64 = 0, expectsEvents: Bool = false
     ) -> Int64 {
         guard let agent = space.agent else { return -Int64(ESRCH) }
-        let page = agent.page
+        let page = agent.calls.page
         page.pointee.command = LEGO_AGENT_CALL.rawValue
         page.pointee.number = Int64(number)
         page.pointee.arguments = (
@@ -343,7 +337,8 @@ extension MonitorCore {
             Int64(bitPattern: f)
         )
         page.pointee.result = -Int64(ESRCH)
-        let result = command(space, agent, expectsEvents: expectsEvents) ? page.pointee.result : -Int64(ESRCH)
+        let isAnswered = command(space, agent, expectsEvents: expectsEvents) { $0.post() }
+        let result = isAnswered ? page.pointee.result : -Int64(ESRCH)
         followForks()
         return result
     }

@@ -17,6 +17,8 @@ extension MonitorCore {
     func serve(_ space: AddressSpace) {
         for _ in 0..<Self.rounds_max {
             if !serveRound(space) { return }
+            // Only the loop can evict from a forked child that has no agent yet.
+            if resident > limitPages { return }
         }
     }
 
@@ -82,7 +84,7 @@ extension MonitorCore {
             // While an agent works, the table is not what the kernel has: a page may have been moved out and still
             // count as resident. The child's table is copied when that is settled, before anything else happens.
             pendingForks.append((space, message.descriptor))
-            if !isAgentBusy { followForks() }
+            if !isAgentBusy && !ahead.isAwaited { followForks() }
         case LEGO_UFFD_REMAP.rawValue:
             movePages(space, from: message.address, to: message.to, bytes: message.bytes)
         default: break
@@ -95,6 +97,12 @@ extension MonitorCore {
         ProgramCounters.add(counters.faults)
         colocate(space, thread: message.thread)
         let entry = space.table.entry(page)
+        if entry.pointee.isLeaving {
+            // The agent itself may be who faults, if the kernel has dropped the page.
+            space.deferred.append(message)
+            awaitAhead()
+            return serveDeferred(space)
+        }
         if message.is_write_protect != 0 {
             ProgramCounters.add(counters.firstWrites)
             if entry.pointee.isFollowed {
@@ -122,14 +130,14 @@ extension MonitorCore {
         if prediction.window > 1 && entry.pointee.isResident {
             if prediction.isDown {
                 let room = min(prediction.window, Int(page & 511) + 1)
-                while count < room, firstEntry[-1].isResident, !firstEntry[-1].isDirty {
+                while count < room, firstEntry[-1].isCleanHere {
                     firstEntry -= 1
                     count += 1
                 }
                 first = page - UInt64(count - 1)
             } else {
                 let room = min(prediction.window, 512 - Int(page & 511))
-                while count < room, entry[count].isResident, !entry[count].isDirty { count += 1 }
+                while count < room, entry[count].isCleanHere { count += 1 }
             }
             space.writes.expect(prediction.isDown ? first &- 1 : first + UInt64(count), prediction)
         } else {
@@ -423,6 +431,7 @@ extension MonitorCore {
 
     /// Forgets pages that are not mapped any more, with their remote copies.
     func forgetPages(_ space: AddressSpace, _ pages: Range<UInt64>) {
+        awaitAhead(of: space)
         var gone = 0
         var goneProven = 0
         space.table.removeAll(in: pages) { _, entry in

@@ -6,13 +6,16 @@ extension MonitorCore {
     /// room is given up after a while.
     struct ForkReserve {
         var parent: UInt64
+        /// Who makes the call, in the processor's pid namespace.
+        var thread: Int32
         var pages: Int
         var until: Deadline
         static let patience: Duration = .milliseconds(100)
     }
 
     /// What is resident at a fork is resident twice afterwards: halves it before. Several processes may fork at a time.
-    func makeRoomForFork(_ space: AddressSpace) {
+    func makeRoomForFork(_ space: AddressSpace, thread: Int32) {
+        awaitAhead()
         let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
         while resident + space.resident > limit, space.resident > 0 {
             let before = space.resident
@@ -23,7 +26,8 @@ extension MonitorCore {
         if wanted > share.granted { _ = cache.reserve(wanted - share.granted, for: share) }
         reservedPages += space.resident
         forkReserves.append(
-            ForkReserve(parent: space.identity, pages: space.resident, until: .after(ForkReserve.patience)))
+            ForkReserve(
+                parent: space.identity, thread: thread, pages: space.resident, until: .after(ForkReserve.patience)))
     }
 
     /// The fork of `parent` has been followed.
@@ -35,12 +39,27 @@ extension MonitorCore {
     /// Gives up what was reserved for forks that failed.
     func expireReserves() {
         while let first = forkReserves.first, first.until.hasPassed {
+            if isForking(first.thread) {
+                // It was not let run. Its event is still to come, and until then no page may be spliced.
+                forkReserves[0].until = .after(ForkReserve.patience)
+                return
+            }
             reservedPages -= forkReserves.removeFirst().pages
         }
     }
 
+    /// Whether a thread may still be in a call that forks. The file has the call's number first, or says that the thread
+    /// runs.
+    private func isForking(_ thread: Int32) -> Bool {
+        guard let text = try? ProcessFiles.text(thread, "syscall") else { return false }
+        guard let number = UInt32(text.prefix { $0.isNumber }) else { return text.hasPrefix("running") }
+        return [SystemCall.clone, SystemCall.clone3, SystemCall.fork].contains(number)
+    }
+
     /// Follows the forks whose events have been read.
     func followForks() {
+        if pendingForks.isEmpty { return }
+        awaitAhead()
         while !pendingForks.isEmpty {
             let (parent, descriptor) = pendingForks.removeFirst()
             forked(parent, Descriptor(taking: descriptor))

@@ -28,7 +28,15 @@ struct PageEntry: Equatable {
     /// Resident, write-protected, and brought because something pointed to it.
     static let followed: UInt64 = 1 << 28
 
+    /// Resident, and in a batch that is being evicted.
+    static let leaving: UInt64 = 1 << 29
+
+    @inline(__always) var isLeaving: Bool { bits & Self.leaving != 0 }
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
+    /// Resident, write-protected, and staying.
+    @inline(__always) var isCleanHere: Bool {
+        bits & (Self.resident | Self.dirty | Self.leaving) == Self.resident
+    }
     @inline(__always) var isDirty: Bool { bits & Self.dirty != 0 }
     @inline(__always) var isPinned: Bool { bits & Self.pinned != 0 }
     @inline(__always) var isShared: Bool { bits & Self.shared != 0 }

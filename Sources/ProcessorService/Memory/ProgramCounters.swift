@@ -20,6 +20,11 @@ final class ProgramCounters: Sendable {
     /// Faults by first writes, and pages brought because something pointed to them: for the log.
     let firstWrites = Atomic<UInt64>(0)
     let followedPages = Atomic<UInt64>(0)
+    /// Batches evicted ahead of need, batches evicted when room was needed, and what was waited for the former, in
+    /// microseconds: for the log.
+    let batchesAhead = Atomic<UInt64>(0)
+    let batchesNeeded = Atomic<UInt64>(0)
+    let waitedAhead = Atomic<UInt64>(0)
     /// In-use chunks by component. Written when a chunk is taken or given back.
     let perMemory = Mutex<[(name: String, chunks: UInt64)]>([])
 

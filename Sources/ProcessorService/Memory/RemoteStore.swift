@@ -41,13 +41,14 @@ final class RemoteStore {
     private static let bindings_count = 1 << 17
     private(set) var failure: ProgramFailure?
 
-    /// Staging memory in the node's pool: the local end of reads and of writes, `window` pages each.
+    /// Staging memory in the node's pool: the local end of reads, of writes, and of writes ahead of need, `window` pages
+    /// each.
     static let window = 64
     private let staging: UnsafeMutableRawBufferPointer
     let readBuffer: UnsafeMutableRawPointer
     let writeBuffer: UnsafeMutableRawPointer
-    private let pieces: UnsafeMutablePointer<Transfer>
-    private var pieceCount = 0
+    let aheadBuffer: UnsafeMutableRawPointer
+    private var pieces = PieceList(capacity: RemoteStore.window)
 
     /// A class around the table, so that it can be reached while the store itself changes.
     final class ChunkBox {
@@ -56,7 +57,7 @@ final class RemoteStore {
 
     init(program: ProgramID, remote: RemoteMemory, counters: ProgramCounters) throws(KernelError) {
         let pageBytes = Int(Page.bytes)
-        guard let staging = remote.buffers.allocate(bytes: 2 * Self.window * pageBytes) else {
+        guard let staging = remote.buffers.allocate(bytes: 3 * Self.window * pageBytes) else {
             throw KernelError("allocation of transfer buffers in the node's pool", 12)
         }
         self.program = program
@@ -65,15 +66,14 @@ final class RemoteStore {
         self.staging = staging
         readBuffer = staging.baseAddress!
         writeBuffer = staging.baseAddress! + Self.window * pageBytes
+        aheadBuffer = staging.baseAddress! + 2 * Self.window * pageBytes
         bindings = .allocate(capacity: Self.bindings_count)
         bindings.initialize(repeating: 0, count: Self.bindings_count)
-        pieces = .allocate(capacity: Self.window)
     }
 
     deinit {
         remote.buffers.deallocate(staging)
         bindings.deallocate()
-        pieces.deallocate()
     }
 
     // MARK: Transfers
@@ -94,32 +94,17 @@ final class RemoteStore {
         chunks.table[left.chunk].pointee.memory == chunks.table[right.chunk].pointee.memory
     }
 
-    @inline(__always)
-    private func addPiece(_ local: UnsafeMutableRawPointer, _ offset: UInt64) {
-        if pieceCount > 0 {
-            let last = pieces + (pieceCount - 1)
-            if last.pointee.remoteOffset + UInt64(last.pointee.count) == offset
-                && last.pointee.local + last.pointee.count == local
-            {
-                last.pointee.count += Int(Page.bytes)
-                return
-            }
-        }
-        (pieces + pieceCount).initialize(to: Transfer(local: local, remoteOffset: offset, count: Int(Page.bytes)))
-        pieceCount += 1
-    }
-
     /// Reads `count` stored pages, at most `window`, all in one component, into the read buffer. One READ per
     /// contiguous piece.
     func read(_ entries: UnsafeMutablePointer<PageEntry>, count: Int) -> Bool {
         if failure != nil { return false }
-        pieceCount = 0
+        pieces.removeAll()
         let memory = location(entries.pointee).memory
         for index in 0..<count {
-            addPiece(readBuffer + index * Int(Page.bytes), location(entries[index]).offset)
+            pieces.add(readBuffer + index * Int(Page.bytes), location(entries[index]).offset)
         }
         let status = remote.node.read(
-            memories[memory].peer, UnsafeBufferPointer(start: pieces, count: pieceCount), until: .after(Self.patience))
+            memories[memory].peer, pieces.buffer, until: .after(Self.patience))
         if !status.isOK { return fail(memory, status) }
         ProgramCounters.add(counters.remoteReadPages, count)
         return true
@@ -129,14 +114,14 @@ final class RemoteStore {
     func gather(_ entries: UnsafePointer<PageEntry>, count: Int) -> Bool {
         if failure != nil { return false }
         for memory in memories.indices {
-            pieceCount = 0
+            pieces.removeAll()
             for index in 0..<count {
                 let place = location(entries[index])
-                if place.memory == memory { addPiece(readBuffer + index * Int(Page.bytes), place.offset) }
+                if place.memory == memory { pieces.add(readBuffer + index * Int(Page.bytes), place.offset) }
             }
-            if pieceCount == 0 { continue }
+            if pieces.count == 0 { continue }
             let status = remote.node.read(
-                memories[memory].peer, UnsafeBufferPointer(start: pieces, count: pieceCount),
+                memories[memory].peer, pieces.buffer,
                 until: .after(Self.patience))
             if !status.isOK { return fail(memory, status) }
         }
@@ -204,16 +189,16 @@ final class RemoteStore {
         var first = 0
         while first < count {
             let memory = location(entries[first]).memory
-            pieceCount = 0
+            pieces.removeAll()
             var index = first
             while index < count {
                 let place = location(entries[index])
                 if place.memory != memory { break }
-                addPiece(writeBuffer + index * Int(Page.bytes), place.offset)
+                pieces.add(writeBuffer + index * Int(Page.bytes), place.offset)
                 index += 1
             }
             let status = remote.node.write(
-                memories[memory].peer, UnsafeBufferPointer(start: pieces, count: pieceCount),
+                memories[memory].peer, pieces.buffer,
                 until: .after(Self.patience))
             if !status.isOK { return fail(memory, status) }
             first = index
@@ -221,6 +206,15 @@ final class RemoteStore {
         ProgramCounters.add(counters.remoteWritePages, count)
         return true
     }
+
+    /// Has the next page of `writeBack` go where `entry` is stored.
+    func add(_ entry: PageEntry, to writeBack: WriteBack) {
+        let (memory, offset) = location(entry)
+        writeBack.add(memories[memory].peer, memory: memory, offset: offset)
+    }
+
+    /// A transfer that somebody else made for this program failed.
+    func transferFailed(_ memory: Int, _ status: Status) { _ = fail(memory, status) }
 
     private func fail(_ memory: Int, _ status: Status) -> Bool {
         remote.logger.warning(

@@ -1,3 +1,5 @@
+import Wire
+
 /// Keys that every daemon has.
 public enum CommonKeys {
     public static let listen = ConfigurationKey.address(
@@ -17,6 +19,27 @@ public enum CommonKeys {
         "component.adapter",
         comment: "The RDMA adapter, such as mlx5_0. Empty: the one that has the address of component.listen.")
 
+    public static let numaNode = ConfigurationKey<Int?>.node(
+        "component.numa-node",
+        comment: "The NUMA node on whose processors the component runs and whose memory its pool takes. auto: that of "
+            + "the RDMA adapter; without one the kernel decides. On a host with one node nothing is done.")
+
+    public static let linkModel = ConfigurationKey<LinkModel?>.linkModel(
+        "component.link-model",
+        comment:
+            "Lets the links to other components take the time of other hardware: a preset, or a latency of at most "
+            + "1000000000 ns and a bandwidth of 1000000 to 10000000000000 bytes a second. It adds time to what this "
+            + "component sends and asks for, and takes none away. off: they take what they take.")
+
+    public static let linkModelOfPeer = ConfigurationKey<LinkModel?>.linkModel(
+        "link.*.model", comment: "The same for the link to one component.")
+
+    /// For the schemas of components with links that have models.
+    static let linkTable = [
+        "link.*": "What holds for the link to one component only, by its name (memory0, manager, …). Commented out: "
+            + "there is no default."
+    ]
+
     public static let logLevel = ConfigurationKey.word(
         "component.log-level", default: "info",
         of: ["trace", "debug", "info", "notice", "warning", "error", "critical"],
@@ -32,7 +55,7 @@ public enum CommonKeys {
 
     /// For the components that join a manager, in the order of the file.
     static let member: [any ConfigurationKeyDescription] = [
-        name, manager, listen, fabric, adapter, logLevel,
+        name, manager, listen, fabric, adapter, numaNode, linkModel, logLevel,
     ]
 
     static func title(_ executable: String, _ what: String) -> [String] {

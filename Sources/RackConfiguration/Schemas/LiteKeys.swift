@@ -32,10 +32,20 @@ public enum LiteKeys {
             "How many of them carry only what programs of high priority transfer. Fewer than lite.queue-pairs.")
 
     public static let threads = ConfigurationKey.integer(
-        "lite.threads", default: 8, in: 2...64,
+        "lite.threads", default: 64, in: 4...1024,
         comment:
-            "Threads that serve programs. One at a time looks for work; the others wait for nodes on other hosts, so this is "
-            + "also how many such operations are under way at a time.")
+            "Most threads that serve programs. One looks for work, the others wait for other nodes; they are started as "
+            + "they are needed.")
+
+    public static let threadsPerNode = ConfigurationKey.integer(
+        "lite.node-threads", default: 4, in: 1...64,
+        comment:
+            "How many of them wait for the same node: as many transfers with a node on another host go on at a time, and "
+            + "a node that does not answer holds no more. What else is meant for it waits without a thread.")
+
+    public static let buffers = ConfigurationKey.size(
+        "lite.buffers", default: 1 << 30, atLeast: 1 << 20,
+        comment: "Memory that one program may share with the daemon (lite_buffer_alloc).")
 
     public static let spin = ConfigurationKey.duration(
         "lite.spin", default: .microseconds(30), in: .zero...(.milliseconds(10)),
@@ -49,8 +59,8 @@ public enum LiteKeys {
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-lite", "LITE for the programs of a host"),
         keys: [
-            name, listen, CommonKeys.logLevel, peers, socket, arena, queuePairs, reservedQueuePairs, threads, spin,
-            softwarePriority,
+            name, listen, CommonKeys.logLevel, peers, socket, arena, queuePairs, reservedQueuePairs, threads,
+            threadsPerNode, buffers, spin, softwarePriority, MemoryKeys.hugePages,
         ])
 }
 

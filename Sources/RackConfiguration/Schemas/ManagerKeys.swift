@@ -19,5 +19,7 @@ public enum ManagerKeys {
 
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-manager", "the rack's global resource manager"),
-        keys: [listen, CommonKeys.fabric, CommonKeys.adapter, CommonKeys.logLevel, api, state, lease])
+        keys: [
+            listen, CommonKeys.fabric, CommonKeys.adapter, CommonKeys.linkModel, CommonKeys.logLevel, api, state, lease,
+        ])
 }

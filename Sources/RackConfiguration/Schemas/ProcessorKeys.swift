@@ -23,5 +23,6 @@ public enum ProcessorKeys {
 
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-processor", "a processor component (pComponent)"),
-        keys: CommonKeys.member + [excache, attach, state, logSize, temporarySize])
+        keys: CommonKeys.member + [excache, attach, state, logSize, temporarySize, CommonKeys.linkModelOfPeer],
+        tableComments: CommonKeys.linkTable)
 }

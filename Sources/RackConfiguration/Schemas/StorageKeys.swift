@@ -22,5 +22,6 @@ public enum StorageKeys {
 
     public static let schema = ConfigurationSchema(
         title: CommonKeys.title("lego-storage", "a storage component (sComponent)"),
-        keys: CommonKeys.member + [tree, path, state, isReadOnly, hide])
+        keys: CommonKeys.member + [tree, path, state, isReadOnly, hide, CommonKeys.linkModelOfPeer],
+        tableComments: CommonKeys.linkTable)
 }

@@ -98,6 +98,56 @@ static void calls(lite_t *lite, lite_t *server) {
   CHECK(lite_call(lite, self, FUNCTION, "x", 1, reply, 8, NULL, -1) == LITE_ENOFUNCTION);
 }
 
+static void *answer_in_one_step(void *argument) {
+  lite_t *lite = argument;
+  char buffer[256];
+  lite_request_t request;
+  CHECK(lite_receive(lite, FUNCTION, buffer, sizeof buffer, &request, 20000) == LITE_OK);
+  CHECK(lite_reply_receive(lite, 12345, buffer, 1, FUNCTION, buffer, sizeof buffer, &request, 20000) == LITE_EHANDLE);
+  CHECK(lite_reply_receive(lite, request.call, buffer, 257, FUNCTION, buffer, 256, &request, 20000) == LITE_ETOOLARGE);
+  CHECK(lite_reply_receive(lite, request.call, NULL, 1, FUNCTION, buffer, 256, &request, 20000) == LITE_EINVAL);
+  while (request.count != 4)
+    CHECK(lite_reply_receive(lite, request.call, buffer, request.count, FUNCTION, buffer, sizeof buffer, &request, 20000) == LITE_OK);
+  CHECK(lite_reply(lite, request.call, "over", 4) == LITE_OK);
+  return NULL;
+}
+
+static void calls_in_one_step(lite_t *lite, lite_t *server) {
+  char reply[256];
+  uint64_t received = 0;
+  CHECK(lite_register(server, FUNCTION, 256, 4) == LITE_OK);
+  pthread_t thread;
+  CHECK(pthread_create(&thread, NULL, answer_in_one_step, server) == 0);
+  for (int i = 0; i < ROUNDS; i++) {
+    int status = lite_call(lite, LITE_SELF, FUNCTION, "request", 7, reply, sizeof reply, &received, 20000);
+    CHECK(status == LITE_OK && received == 7 && memcmp(reply, "request", 7) == 0);
+  }
+  CHECK(lite_call(lite, LITE_SELF, FUNCTION, "stop", 4, reply, sizeof reply, &received, 20000) == LITE_OK);
+  CHECK(received == 4 && memcmp(reply, "over", 4) == 0);
+  pthread_join(thread, NULL);
+  CHECK(lite_unregister(server, FUNCTION) == LITE_OK);
+}
+
+static void buffers(lite_t *lite, const lite_node_t *nodes) {
+  void *memory = NULL;
+  lite_handle_t handle;
+  CHECK(lite_buffer_alloc(lite, 0, &memory) == LITE_EINVAL);
+  CHECK(lite_buffer_alloc(lite, 4096, NULL) == LITE_EINVAL);
+  CHECK(lite_buffer_alloc(lite, 1 << 20, &memory) == LITE_OK);
+  CHECK(lite_malloc_spread(lite, nodes, 2, 1 << 20, &handle) == LITE_OK);
+  unsigned char *bytes = memory;
+  for (int i = 0; i < 1 << 20; i++) bytes[i] = (unsigned char)(i * 13);
+  CHECK(lite_write(lite, handle, 0, bytes, 1 << 20) == LITE_OK);
+  memset(bytes, 0, 1 << 20);
+  CHECK(lite_read(lite, handle, 0, bytes, 1 << 20) == LITE_OK);
+  for (int i = 0; i < 1 << 20; i++) CHECK(bytes[i] == (unsigned char)(i * 13));
+  CHECK(lite_read(lite, handle, 1 << 20, bytes, 1) == LITE_ERANGE);
+  CHECK(lite_free(lite, handle) == LITE_OK);
+  CHECK(lite_buffer_free(lite, bytes + 4096) == LITE_EINVAL);
+  CHECK(lite_buffer_free(lite, memory) == LITE_OK);
+  CHECK(lite_buffer_free(lite, memory) == LITE_EINVAL);
+}
+
 static void *wait_at_barrier(void *argument) {
   CHECK(lite_barrier(argument, "c.barrier", 2, 20000) == LITE_OK);
   return NULL;
@@ -136,7 +186,9 @@ int main(int count, char **arguments) {
   CHECK(lite_node_named(lite, "node1", &named) == LITE_OK && named == nodes[1]);
   CHECK(lite_node_named(lite, "node9", &named) == LITE_ENOENT);
   regions(lite, other, nodes);
+  buffers(lite, nodes);
   calls(lite, other);
+  calls_in_one_step(lite, other);
   locks(lite, other);
   CHECK(strlen(lite_status_text(LITE_EGONE)) > 0 && lite_read(NULL, 1, 0, nodes, 8) == LITE_EINVAL);
   lite_leave(other);

@@ -46,6 +46,7 @@ struct Connector {
             socket: socket, table: context.table.view, configuration: context.configuration)
         let pair = SoftQueuePair(
             context: context, transport: .stream(channel), send: send, receive: receive, parameters: parameters)
+        pair.isPeerOnHost = greeting.host == context.host
         try prepare(pair)
         let posted = pair.receiveQueue.posted
         let request = request(greeting, posted: posted).encoded(PairGreeting.encodedSize)

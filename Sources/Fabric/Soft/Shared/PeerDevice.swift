@@ -22,6 +22,8 @@ final class PeerDevice: @unchecked Sendable {
         var key: UInt32
         var base: UnsafeMutableRawPointer?
         var count: Int
+        /// `count`, or more where the file's pages are larger.
+        var mappedBytes: Int
     }
 
     let instance: InstanceID
@@ -40,12 +42,12 @@ final class PeerDevice: @unchecked Sendable {
         self.wake = wake
         mappings = .allocate(capacity: RegionEntry.slots_max)
         mappings.initialize(
-            repeating: Mapping(key: 0, base: nil, count: 0), count: RegionEntry.slots_max)
+            repeating: Mapping(key: 0, base: nil, count: 0, mappedBytes: 0), count: RegionEntry.slots_max)
     }
 
     deinit {
         for slot in 0..<RegionEntry.slots_max {
-            if let base = mappings[slot].base { munmap(base, mappings[slot].count) }
+            if let base = mappings[slot].base { munmap(base, mappings[slot].mappedBytes) }
         }
         mappings.deallocate()
     }
@@ -77,11 +79,12 @@ final class PeerDevice: @unchecked Sendable {
         let length = entry.load(fromByteOffset: RegionEntry.length, as: UInt64.self)
         let writable = RegionTableView.allows(entry, .write) || RegionTableView.allows(entry, .atomic)
         guard length > 0, length <= 1 << 46 else { throw .protocolViolation("a region of \(length) bytes") }
-        let base = try SharedFile.mapRaw(file, bytes: Int(length), writable: writable)
+        let (base, mappedBytes) = try SharedFile.mapRaw(file, bytes: Int(length), writable: writable)
         forget(slot: RegionEntry.slot(of: key))
         let mapping = mappings + RegionEntry.slot(of: key)
         mapping.pointee.base = base
         mapping.pointee.count = Int(length)
+        mapping.pointee.mappedBytes = mappedBytes
         lego_atomic_store_u32(UnsafeMutableRawPointer(mapping).assumingMemoryBound(to: UInt32.self), key)
     }
 
@@ -95,7 +98,7 @@ final class PeerDevice: @unchecked Sendable {
     private func forget(slot: Int) {
         let mapping = mappings + slot
         lego_atomic_store_u32(UnsafeMutableRawPointer(mapping).assumingMemoryBound(to: UInt32.self), 0)
-        if let base = mapping.pointee.base { munmap(base, mapping.pointee.count) }
+        if let base = mapping.pointee.base { munmap(base, mapping.pointee.mappedBytes) }
         mapping.pointee.base = nil
     }
 
@@ -120,15 +123,19 @@ enum SharedFile {
 
     /// As `map`, for a mapping that outlives its descriptor.
     static func mapRaw(_ file: consuming Descriptor, bytes: Int, writable: Bool) throws(FabricError)
-        -> UnsafeMutableRawPointer
+        -> (base: UnsafeMutableRawPointer, mappedBytes: Int)
     {
         guard lego_memfd_is_fixed(file.raw) == 1 else { throw .protocolViolation("a memory file that can shrink") }
         var status = stat()
         guard fstat(file.raw, &status) == 0, status.st_size >= bytes else {
             throw .protocolViolation("a memory file that is shorter than its region")
         }
-        let base = mmap(nil, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file.raw, 0)
+        // A file of huge pages is mapped in whole ones.
+        let block = max(4096, Int(status.st_blksize))
+        let whole = block <= HugePages.bytes ? (bytes + block - 1) / block * block : bytes
+        let mappedBytes = whole <= Int(status.st_size) ? whole : bytes
+        let base = mmap(nil, mappedBytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file.raw, 0)
         guard let base, base != MAP_FAILED else { throw .system(KernelError("mmap")) }
-        return base
+        return (base, mappedBytes)
     }
 }

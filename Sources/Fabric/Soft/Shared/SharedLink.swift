@@ -16,6 +16,12 @@ protocol PairLink: EventHandler {
     func waitForAccesses(until deadline: Deadline)
     /// A region has been deregistered.
     func tellRegionGone(_ key: UInt32)
+    /// After a wake-up of the device's thread: when to look at what is left to a poller.
+    func checkPolls() -> Deadline
+}
+
+extension PairLink {
+    func checkPolls() -> Deadline { .never }
 }
 
 /// The device's side of a shared-memory pair: its control socket, watched by the device's thread. Lives until both ends

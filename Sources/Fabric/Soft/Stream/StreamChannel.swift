@@ -47,6 +47,12 @@ final class StreamChannel: @unchecked Sendable {
     /// Odd while the driver may touch registered memory.
     private let activityWord: UnsafeMutablePointer<UInt32>
 
+    /// Lets arrivals wake the device's thread. Set once, before `hasLink`.
+    var onArm: (@Sendable () -> Void)?
+    let hasLink = Atomic<Bool>(false)
+    /// How often a poll has looked at the socket.
+    let polls = Atomic<UInt64>(0)
+
     // Sending.
     let out: UnsafeMutableRawPointer
     var outStart = 0
@@ -146,6 +152,8 @@ final class StreamChannel: @unchecked Sendable {
     /// Called by a poll of `queue`: reads the socket without waiting for the device's thread. Cost: a system call.
     func progress(on queue: SoftCompletionQueue, _ pair: SoftQueuePair) {
         guard queue === pair.receiveCompletions || pair.hasWork else { return }
+        // Approximate where two queues are polled at once; it only tells that somebody polls.
+        polls.store(polls.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         drive([.receive, .transmit], pair)
     }
 

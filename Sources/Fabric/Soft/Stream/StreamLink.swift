@@ -12,6 +12,19 @@ final class StreamLink: PairLink, @unchecked Sendable {
     /// Futex word: 1 once the pair has flushed.
     private let ended: UnsafeMutablePointer<UInt32>
 
+    // A socket that somebody polls all the time is left to the poller: this thread would only take its processor away.
+    /// Whether arrivals do not wake the device's thread.
+    private let isLeft = Atomic<Bool>(false)
+    /// The device thread's: what it knew of the polls, and when.
+    private var knownPolls: UInt64 = 0
+    private var knownAt: UInt64 = 0
+    /// Polls in a span that show that the next one is not far.
+    private static let polls_min: UInt64 = 16
+    /// For so long a socket is left alone before its polls are counted again; so long may arrivals wait for a poller
+    /// that stopped without arming. In nanoseconds.
+    private static let span_ns: UInt64 = 1_000_000
+    private static let events = EPOLLOUT.rawValue | EPOLLRDHUP.rawValue | EPOLLET.rawValue
+
     init(pair: SoftQueuePair, channel: StreamChannel) {
         self.pair = pair
         self.channel = channel
@@ -27,21 +40,68 @@ final class StreamLink: PairLink, @unchecked Sendable {
             token = context.loop.register(self)
             // Edge-triggered: a poll may have read the socket before this thread comes to it, and a full completion
             // queue must not make it spin.
-            let events = EPOLLIN.rawValue | EPOLLOUT.rawValue | EPOLLRDHUP.rawValue | EPOLLET.rawValue
-            try context.loop.watch(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: events))
+            channel.onArm = { [weak self] in self?.takeUp() }
+            channel.hasLink.store(true, ordering: .releasing)
+            let events = EPOLL_EVENTS(rawValue: Self.events | EPOLLIN.rawValue)
+            try context.loop.watch(channel.socket.raw, token: token, events: events)
             return true
         } catch {
             return false
         }
     }
 
-    func handle(_ events: UInt32) { channel.drive([.receive, .transmit], pair) }
+    func handle(_ events: UInt32) {
+        channel.drive([.receive, .transmit], pair)
+        let now = monotonicNanoseconds()
+        if isPolled(now) { leave() }
+        knownAt = now
+    }
+
+    /// Whether polls have come thick since this was asked last.
+    private func isPolled(_ now: UInt64) -> Bool {
+        let polls = channel.polls.load(ordering: .relaxed)
+        defer { knownPolls = polls }
+        return polls &- knownPolls >= Self.polls_min && now &- knownAt < 2 * Self.span_ns
+    }
+
+    private func leave() {
+        if pair.isBroken { return }
+        isLeft.store(true, ordering: .sequentiallyConsistent)
+        context.loop.modify(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: Self.events))
+        pair.noteLeft(true)
+        // Either whoever arms sees the note, or this sees the arming.
+        if pair.isArmed { takeUp() }
+    }
+
+    /// Arrivals wake the device's thread again, those that are there already too. Any thread.
+    func takeUp() {
+        if !isLeft.exchange(false, ordering: .sequentiallyConsistent) { return }
+        pair.noteLeft(false)
+        let events = EPOLL_EVENTS(rawValue: Self.events | EPOLLIN.rawValue)
+        context.loop.modify(channel.socket.raw, token: token, events: events)
+    }
+
+    /// When the polls of a socket that is left alone must be counted again.
+    func checkPolls() -> Deadline {
+        guard isLeft.load(ordering: .relaxed) else { return .never }
+        let now = monotonicNanoseconds()
+        if now &- knownAt >= Self.span_ns {
+            let isStillPolled = isPolled(now)
+            knownAt = now
+            if !isStillPolled {
+                takeUp()
+                return .never
+            }
+        }
+        return Deadline(nanoseconds: knownAt &+ Self.span_ns)
+    }
 
     func attend() {
         if !pair.isBroken {
             if pair.hasWork { pair.driveSend() }
             return
         }
+        takeUp()
         if pair.finish() {
             context.loop.remove(channel.socket.raw, token: token)
             pair.isPeerGone.store(true, ordering: .sequentiallyConsistent)

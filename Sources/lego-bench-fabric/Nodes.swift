@@ -1,5 +1,5 @@
+import BenchSupport
 import Fabric
-import Glibc
 import Kernel
 import Lite
 import Wire
@@ -27,31 +27,14 @@ enum Bench {
     }
 }
 
-/// The other process: a node that spins, one that does not, and a bare device. Ends when its standard input does.
-enum BenchServer {
+/// The nodes of the other process: one that spins, and one that does not. Says their addresses.
+enum NodesRole {
     static func run() throws {
         let spinning = try Bench.node("spin", spin: .microseconds(20))
         let sleeping = try Bench.node("sleep", spin: .zero)
-        let device = try SoftDevice()
-        let region = try device.allocate(bytes: Bench.poolBytes, access: .all)
-        let queue = try device.makeCompletionQueue(capacity: 1024)
-        let address = try device.listen(on: FabricAddress(host: Bench.host, port: 0))
-        print(spinning.address, sleeping.address, address)
-        fflush(nil)
-        guard let request = try device.nextRequest(until: .after(.seconds(30))) else { return }
-        var key = [UInt8](repeating: 0, count: 12)
-        key.withUnsafeMutableBytes { buffer in
-            var writer = WireWriter(buffer)
-            writer.write(region.remoteKey)
-            writer.write(region.remoteAddress)
-        }
-        let pair = try request.accept(
-            send: queue, receive: queue, parameters: QueuePairParameters(), privateData: key,
-            prepare: { (_) throws(FabricError) in })
-        while getchar() != EOF {}
-        pair.disconnect()
+        Role.say("\(spinning.address) \(sleeping.address)")
+        Role.awaitEnd()
         spinning.close()
         sleeping.close()
-        device.close()
     }
 }

@@ -1,13 +1,14 @@
 import Glibc
 import Kernel
 
-/// This program once more, as the other process. It ends when its standard input closes, so also when this process dies.
-final class ServerProcess {
+/// This program once more, in another role, which its first argument names. It ends when its standard input closes, so
+/// also when this process dies.
+public final class RoleProcess {
     private var process: pid_t = 0
     private let input: Int32
     private let output: Int32
 
-    init() throws {
+    public init(_ role: [String]) throws {
         var toChild: [Int32] = [0, 0]
         var fromChild: [Int32] = [0, 0]
         if pipe(&toChild) < 0 || pipe(&fromChild) < 0 { throw KernelError("pipe") }
@@ -17,7 +18,7 @@ final class ServerProcess {
         defer { posix_spawn_file_actions_destroy(&actions) }
         posix_spawn_file_actions_adddup2(&actions, toChild[0], 0)
         posix_spawn_file_actions_adddup2(&actions, fromChild[1], 1)
-        let arguments = [strdup("lego-bench-fabric"), strdup("serve"), nil]
+        let arguments = ([CommandLine.arguments[0]] + role).map { strdup($0) } + [nil]
         defer { for argument in arguments { free(argument) } }
         let result = posix_spawn(&process, "/proc/self/exe", &actions, nil, arguments, environ)
         if result != 0 { throw KernelError("posix_spawn", result) }
@@ -27,17 +28,33 @@ final class ServerProcess {
         output = fromChild[0]
     }
 
-    /// The next line of its output, without the end of line.
-    func readLine() -> String {
+    /// The next line of its output, without the end of line; empty when it has ended.
+    public func readLine() -> String {
         var bytes: [UInt8] = []
         var byte: UInt8 = 0
         while read(output, &byte, 1) == 1, byte != 10 { bytes.append(byte) }
         return String(decoding: bytes, as: UTF8.self)
     }
 
-    func end() {
+    /// Tells it to end, and waits for that. Answers what it says last, if it says something.
+    @discardableResult
+    public func end() -> String {
         close(input)
+        let last = readLine()
         close(output)
         waitpid(process, nil, 0)
+        return last
     }
+}
+
+/// What a process in a role does to be heard of and to be ended.
+public enum Role {
+    /// Says a line to the process that started this one.
+    public static func say(_ text: String) {
+        print(text)
+        fflush(nil)
+    }
+
+    /// Returns when the process that started this one wants its end, or has ended itself.
+    public static func awaitEnd() { while getchar() != EOF {} }
 }
