@@ -56,7 +56,7 @@ public enum DaemonMain {
         }
         var readiness: ReadinessReporter?
         do {
-            let reporter = try ReadinessReporter(descriptor: command.frame.readyFd)
+            let reporter = try ReadinessReporter(ready: command.frame.readyFd, keep: command.frame.keepFd)
             readiness = reporter
             try serve(command, reporter)
             return 0
@@ -124,10 +124,10 @@ public enum DaemonMain {
             }
             if let failure = context.failureReason { return .failure(failure) }
             if watched[2].revents != 0 {
-                switch context.readiness.starterKeeps() {
-                case true?: starter = nil
-                case false?: break
-                case nil: return .failure(DaemonError("the command that started this component ended half-way"))
+                switch context.readiness.verdict() {
+                case .goesOn: starter = nil
+                case .waits: break
+                case .ends: return .failure(DaemonError("the command that started this component ended half-way"))
                 }
             }
         }

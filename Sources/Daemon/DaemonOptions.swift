@@ -29,6 +29,11 @@ public struct FrameOptions: ParsableArguments {
             "Write one line to this socket when the component is ready, or why it is not.", valueName: "n"))
     public var readyFd: Int32?
 
+    @Option(
+        help: ArgumentHelp(
+            "With --ready-fd: go on after the socket's end only if this eventfd has been signalled.", valueName: "n"))
+    public var keepFd: Int32?
+
     public init() {}
 
     func flags(listen key: ConfigurationKey<NetworkAddress>) -> [SettingFlag?] {

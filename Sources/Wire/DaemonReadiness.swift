@@ -6,9 +6,6 @@ public enum DaemonReadiness: Equatable, Sendable {
     /// The start failed: one line for the operator.
     case failed(reason: String)
 
-    /// The answer that makes a component stay. While its starter has not sent it, the end of the connection ends the
-    /// component: a starter that is killed half-way leaves nothing behind.
-    public static let keep = UInt8(ascii: "k")
     /// Longest line in bytes, line feed included.
     public static let bytes_max = 4096
 

@@ -14,6 +14,7 @@ struct DaemonTests {
     private final class Started {
         let child: ChildProcess
         private var socket: Int32
+        private let keeper: EventDescriptor
 
         init(_ arguments: [String]) throws {
             var pair: [Int32] = [0, 0]
@@ -23,7 +24,13 @@ struct DaemonTests {
             _ = fcntl(pair[0], F_SETFD, FD_CLOEXEC)
             socket = pair[0]
             defer { close(pair[1]) }
-            child = try ChildProcess(DaemonTests.daemon, arguments + ["--size", "1MiB", "--ready-fd", "\(pair[1])"])
+            keeper = try EventDescriptor()
+            let number = keeper.raw
+            _ = fcntl(number, F_SETFD, 0)
+            defer { _ = fcntl(number, F_SETFD, FD_CLOEXEC) }
+            child = try ChildProcess(
+                DaemonTests.daemon,
+                arguments + ["--size", "1MiB", "--ready-fd", "\(pair[1])", "--keep-fd", "\(number)"])
         }
 
         deinit { hangUp() }
@@ -38,10 +45,7 @@ struct DaemonTests {
             return DaemonReadiness(line: String(decoding: bytes[..<(count - 1)], as: UTF8.self))
         }
 
-        func keep() {
-            var byte = DaemonReadiness.keep
-            send(socket, &byte, 1, 0)
-        }
+        func keep() { keeper.signal() }
 
         func hangUp() {
             if socket >= 0 { close(socket) }

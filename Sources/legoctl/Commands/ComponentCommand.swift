@@ -83,9 +83,10 @@ struct ComponentStartCommand: ParsableCommand {
         }
         chdir("/")
         umask(0o022)
+        let commitment = try StartCommitment()
         let process = try DaemonProcess(
             name: component.name, executable: component.executable, arguments: component.arguments,
-            log: "\(record.stateDirectory)/log/\(component.name).log")
+            log: "\(record.stateDirectory)/log/\(component.name).log", commitment: commitment)
         do {
             DaemonProcess.awaitReadiness(of: [process], until: .after(RackStarter.limit))
             if case .failed(let reason) = process.outcome {
@@ -93,12 +94,13 @@ struct ComponentStartCommand: ParsableCommand {
             }
             let started = try RackStarter.component(component.kind, process, arguments: component.arguments)
             record.components = record.components.map { $0.name == component.name ? started : $0 }
+            commitment.hold()
             try record.save()
         } catch {
             DaemonProcess.stop([process], within: .seconds(5))
             throw error
         }
-        process.keep()
+        commitment.commit()
         _ = consume lock
         if component.kind == "manager" { Self.awaitMembers(of: record) }
     }

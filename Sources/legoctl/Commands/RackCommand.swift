@@ -56,7 +56,7 @@ struct RackUpCommand: ParsableCommand {
         try Self.refuseIfUp(directory)
         // Relative paths have been resolved; a daemon keeps no other directory busy.
         chdir("/")
-        var starter = RackStarter(plan: plan)
+        var starter = try RackStarter(plan: plan)
         let (record, status) = try starter.start()
         _ = consume lock
         try report(record, status)

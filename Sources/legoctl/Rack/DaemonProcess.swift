@@ -5,8 +5,8 @@ import Wire
 
 /// A daemon that this command starts: its process, its log, and the socket over which it says that it is ready.
 ///
-/// The daemon belongs to this command until `keep`: when the command ends before, however it ends, the socket closes
-/// and the daemon stops by itself.
+/// The daemon belongs to this command until the start is committed: when the command ends before, however it ends, the
+/// socket closes and the daemon stops by itself.
 final class DaemonProcess {
     let name: String
     let executable: String
@@ -25,11 +25,14 @@ final class DaemonProcess {
         case failed(String)
     }
 
-    /// The number under which the daemon finds its end of the socket.
+    /// The numbers under which the daemon finds its end of the socket, and what keeps it.
     private static let readyDescriptor: Int32 = 3
+    private static let keepDescriptor: Int32 = 4
 
     /// Starts the daemon in a session of its own, with its output appended to the log.
-    init(name: String, executable: String, arguments: [String], log: String) throws(CommandFailure) {
+    init(name: String, executable: String, arguments: [String], log: String, commitment: borrowing StartCommitment)
+        throws(CommandFailure)
+    {
         self.name = name
         self.executable = executable
         self.arguments = arguments
@@ -40,9 +43,10 @@ final class DaemonProcess {
             throw CommandFailure("cannot start \(name): \(KernelError("socketpair"))")
         }
         defer { close(pair[1]) }
-        let words = [executable] + arguments + ["--ready-fd", "\(Self.readyDescriptor)"]
+        let words =
+            [executable] + arguments + ["--ready-fd", "\(Self.readyDescriptor)", "--keep-fd", "\(Self.keepDescriptor)"]
         do {
-            pid = try Self.spawn(words, log: log, socket: pair[1])
+            pid = try Self.spawn(words, log: log, socket: pair[1], keep: commitment.raw)
         } catch {
             close(pair[0])
             throw CommandFailure("cannot start \(name) (\(executable)): \(KernelError.text(error.number))")
@@ -52,7 +56,7 @@ final class DaemonProcess {
 
     deinit { if socket >= 0 { close(socket) } }
 
-    private static func spawn(_ words: [String], log: String, socket: Int32) throws(KernelError) -> Int32 {
+    private static func spawn(_ words: [String], log: String, socket: Int32, keep: Int32) throws(KernelError) -> Int32 {
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }
@@ -60,6 +64,7 @@ final class DaemonProcess {
         posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW, 0o640)
         posix_spawn_file_actions_adddup2(&actions, 1, 2)
         posix_spawn_file_actions_adddup2(&actions, socket, readyDescriptor)
+        posix_spawn_file_actions_adddup2(&actions, keep, keepDescriptor)
         var attributes = posix_spawnattr_t()
         posix_spawnattr_init(&attributes)
         defer { posix_spawnattr_destroy(&attributes) }
@@ -121,14 +126,6 @@ final class DaemonProcess {
     /// The end of the log, for an error.
     private var lastWords: String {
         Files.lastLine(log).map { "; its last line: \($0)" } ?? "; its log \(log) is empty"
-    }
-
-    /// Gives the daemon its independence from this command.
-    func keep() {
-        var byte = DaemonReadiness.keep
-        _ = send(socket, &byte, 1, Int32(MSG_NOSIGNAL))
-        close(socket)
-        socket = -1
     }
 
     /// The process by number and start time; nil when it has ended.

@@ -3,15 +3,19 @@ import Kernel
 import ManagementAPI
 
 /// Starts the daemons of a rack, all of them or none.
-struct RackStarter {
+struct RackStarter: ~Copyable {
     /// How long the start of a whole rack may take.
     static let limit = Duration.seconds(15)
 
     let plan: RackPlan
+    private let commitment: StartCommitment
     /// All daemons started so far.
     private var started: [(plan: RackPlan.Daemon, process: DaemonProcess)] = []
 
-    init(plan: RackPlan) { self.plan = plan }
+    init(plan: RackPlan) throws(CommandFailure) {
+        self.plan = plan
+        commitment = try StartCommitment()
+    }
 
     /// Starts everything, records it, and lets the daemons go. On failure nothing is left.
     mutating func start() throws(CommandFailure) -> (record: RackRecord, status: RackStatus) {
@@ -23,11 +27,12 @@ struct RackStarter {
             try launch(plan.processors.map { Self.adding(manager, to: $0) }, until: deadline)
             let status = try checkHealth(at: addresses.api)
             let record = try record(addresses)
+            commitment.hold()
             // All bookkeeping first: a command that is killed before it lets the daemons go takes them along, and what
             // it wrote names processes that have ended.
             try record.save()
             try RackFinder.remember(.init(address: record.address, stateDirectory: plan.stateDirectory))
-            for daemon in started { daemon.process.keep() }
+            commitment.commit()
             return (record, status)
         } catch {
             DaemonProcess.stop(started.reversed().map(\.process), within: .seconds(5))
@@ -60,7 +65,7 @@ struct RackStarter {
         for daemon in daemons {
             let process = try DaemonProcess(
                 name: daemon.name, executable: "\(RackPlan.executableDirectory)/\(daemon.executableName)",
-                arguments: daemon.arguments, log: "\(plan.logDirectory)/\(daemon.name).log")
+                arguments: daemon.arguments, log: "\(plan.logDirectory)/\(daemon.name).log", commitment: commitment)
             started.append((daemon, process))
         }
         let processes = started.suffix(daemons.count).map(\.process)
