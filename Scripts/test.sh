@@ -2,7 +2,8 @@
 # Installs what is missing, builds everything with warnings as errors, and runs all tests.
 #
 #   sudo Scripts/test.sh                     what continuous integration runs
-#   sudo Scripts/test.sh --all               the rack tests at full size too (some ten minutes more)
+#   sudo Scripts/test.sh --all               the rack tests at full size too (some ten minutes more), and
+#                                            Scripts/conformance.sh (some two hours more)
 #   sudo Scripts/test.sh --filter PATTERN    only the tests whose names match
 #   sudo Scripts/test.sh --sanitize          the layers below the services under ThreadSanitizer, built in .build-tsan
 #
@@ -72,6 +73,11 @@ if ((failed == 0)) && [[ ${#filter[@]} == 0 && ! $sanitize ]]; then
   77) skipped=$((skipped + 1)) ;;
   *) failed=$((failed + 1)) ;;
   esac
+fi
+# Public system-call suites, natively and in a rack: one step of the count.
+if ((failed == 0)) && [[ ${LEGO_TEST_ALL:-} && ${#filter[@]} == 0 && ! $sanitize ]]; then
+  say "conformance"
+  if LEGO_SKIP_BUILD=1 "$root/Scripts/conformance.sh"; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 ((failed == 0))

@@ -77,6 +77,22 @@ int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number) {
   return kill(-leader, signal_number) < 0 ? -errno : 0;
 }
 
+int lego_copy_limit(pid_t from, pid_t to, int resource, uint64_t extra) {
+  struct rlimit limit;
+  if (prlimit(from, (enum __rlimit_resource)resource, NULL, &limit) < 0) return -errno;
+  if (limit.rlim_cur != RLIM_INFINITY) limit.rlim_cur += extra;
+  if (limit.rlim_max != RLIM_INFINITY) limit.rlim_max += extra;
+  return prlimit(to, (enum __rlimit_resource)resource, &limit, NULL) < 0 ? -errno : 0;
+}
+
+int lego_robust_list(pid_t thread, uint64_t *head) {
+  void *list = NULL;
+  size_t bytes = 0;
+  if (syscall(SYS_get_robust_list, thread, &list, &bytes) < 0) return -errno;
+  *head = (uint64_t)(uintptr_t)list;
+  return 0;
+}
+
 int lego_raise_descriptor_limit(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;

@@ -37,6 +37,11 @@ int lego_uffd_register(int userfault, uint64_t start, uint64_t bytes) {
   return result_of(ioctl(userfault, UFFDIO_REGISTER, &range));
 }
 
+int lego_uffd_unregister(int userfault, uint64_t start, uint64_t bytes) {
+  struct uffdio_range range = {start, bytes};
+  return result_of(ioctl(userfault, UFFDIO_UNREGISTER, &range));
+}
+
 int64_t lego_uffd_copy(int userfault, uint64_t address, const void *source, uint64_t bytes, int write_protect) {
   struct uffdio_copy copy = {.dst = address,
                              .src = (uint64_t)(uintptr_t)source,

@@ -77,6 +77,19 @@ struct CaptureTests {
         }
     }
 
+    /// What is locked, watched by the program's own userfaultfd, traced, limited, filtered, or asked to be given up.
+    @Test func theKindsOfMemory() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("memory_kinds", directory)
+            let file = "\(directory)/file"
+            try CapturePrograms.write(
+                (0..<9 * 4096 + 100).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 / 4096) }, to: file)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program, file], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
     @Test(arguments: ["dma", "direct_read"])
     func pinnedMemoryStaysWhereTheDeviceWrites(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in

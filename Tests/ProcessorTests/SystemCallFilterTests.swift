@@ -9,24 +9,24 @@ extension MappedFile {
     static func forTests() -> MappedFile { MappedFile(Descriptor(taking: open("/dev/null", O_RDONLY | O_CLOEXEC))) }
 }
 
-/// The seccomp filter, run by an interpreter of the instructions that it uses.
-@Suite struct SystemCallFilterTests {
-    private struct Call {
+/// Runs the instructions that the filter uses.
+enum FilterInterpreter {
+    struct Call {
         var number: UInt32
         var arguments: [UInt64] = [0, 0, 0, 0, 0, 0]
         var instruction: UInt64 = 0x5555_0000_1000
         var architecture: UInt32 = 0xc000_003e
     }
-    private struct Verdict {
+    struct Verdict {
         var action: UInt32
         /// Whether anything but the architecture and the number was looked at.
         var isConstant: Bool
     }
-    private static let allow: UInt32 = 0x7fff_0000
-    private static let notify: UInt32 = 0x7fc0_0000
-    private static let noSuchCall: UInt32 = 0x0005_0000 | UInt32(ENOSYS)
+    static let allow: UInt32 = 0x7fff_0000
+    static let notify: UInt32 = 0x7fc0_0000
+    static let noSuchCall: UInt32 = 0x0005_0000 | UInt32(ENOSYS)
 
-    private func evaluate(_ call: Call) -> Verdict? {
+    static func evaluate(_ call: Call) -> Verdict? {
         var data = [UInt32](repeating: 0, count: 16)
         data[0] = call.number
         data[1] = call.architecture
@@ -59,10 +59,20 @@ extension MappedFile {
         }
         return nil
     }
+}
+
+/// The seccomp filter, run by an interpreter.
+@Suite struct SystemCallFilterTests {
+    private typealias Call = FilterInterpreter.Call
+    private static let allow = FilterInterpreter.allow
+    private static let notify = FilterInterpreter.notify
+    private static let noSuchCall = FilterInterpreter.noSuchCall
+    private func evaluate(_ call: Call) -> FilterInterpreter.Verdict? { FilterInterpreter.evaluate(call) }
 
     @Test func everyCallEndsInAVerdict() throws {
         let trapped: Set<UInt32> = [
-            2, 9, 11, 12, 25, 28, 41, 56, 57, 58, 72, 203, 204, 206, 218, 257, 304, 311, 425, 435, 437, 440,
+            2, 9, 11, 12, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 101, 151, 152, 160, 203, 204, 206, 218, 257, 302, 304,
+            311, 425, 435, 437, 440, 448,
         ]
         for number in UInt32(0)..<600 {
             let verdict = try #require(evaluate(Call(number: number)))
@@ -74,6 +84,8 @@ extension MappedFile {
     @Test func foreignArchitecturesAndX32DoNotExist() {
         #expect(evaluate(Call(number: 1, architecture: 0x4000_0003))?.action == Self.noSuchCall)
         #expect(evaluate(Call(number: 0x4000_0001))?.action == Self.noSuchCall)
+        // No call: a tracer has had it skipped.
+        #expect(evaluate(Call(number: .max))?.action == Self.allow)
     }
 
     @Test func mappingsAreTrappedWhenTheyArePrivateOrReplace() {
@@ -89,12 +101,31 @@ extension MappedFile {
 
     @Test func advicesThatDropAreTrapped() {
         for advice in UInt64(0)..<128 {
-            let isTrapped = [4, 8, 12, 18, 19, 24, 25, 102].contains(advice)
+            let isTrapped = [4, 8, 9, 10, 11, 12, 18, 19, 24, 25, 102].contains(advice)
             #expect(
                 evaluate(Call(number: 28, arguments: [0, 4096, advice, 0, 0, 0]))?.action
                     == (isTrapped ? Self.notify : Self.allow))
+            #expect(
+                evaluate(Call(number: 440, arguments: [0, 0, 1, advice, 0, 0]))?.action
+                    == (isTrapped ? Self.notify : Self.allow))
         }
-        #expect(evaluate(Call(number: 440))?.action == Self.noSuchCall)
+    }
+
+    @Test func whatTheAgentMustKnowIsTrapped() {
+        func action(_ number: UInt32, _ arguments: [UInt64]) -> UInt32? {
+            evaluate(Call(number: number, arguments: arguments + [UInt64](repeating: 0, count: 6 - arguments.count)))?
+                .action
+        }
+        // prlimit64 that sets, whichever half of the pointer is not 0.
+        #expect(action(302, [0, 9, 0, 0x7fff_0000_1000]) == Self.allow)
+        #expect(action(302, [0, 9, 0x1000, 0]) == Self.notify)
+        #expect(action(302, [0, 9, 0x7fff_0000_0000, 0]) == Self.notify)
+        #expect(action(16, [3, 0xc020_aa00]) == Self.notify)
+        #expect(action(16, [3, 0x5401]) == Self.allow)
+        for request: UInt64 in [0, 16, 0x4206] { #expect(action(101, [request]) == Self.notify) }
+        #expect(action(101, [1]) == Self.allow)
+        #expect(action(30, [1, 0, 0o40000]) == Self.notify)
+        #expect(action(30, [1, 0, 0o10000]) == Self.allow)
     }
 
     @Test func whatMayPinPagesIsTrapped() {
@@ -119,7 +150,7 @@ extension MappedFile {
     }
 
     @Test func theAgentIsNotTrapped() {
-        for number in [9, 11, 12, 25, 28, 56, 440] as [UInt32] {
+        for number in [9, 11, 12, 25, 28, 56, 302] as [UInt32] {
             let arguments: [UInt64] = [0, 4096, 4, UInt64(MAP_PRIVATE), 0, 0]
             #expect(
                 evaluate(Call(number: number, arguments: arguments, instruction: 0x7e90_0000_0123))?.action

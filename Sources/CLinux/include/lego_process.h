@@ -1,6 +1,7 @@
 // posix_spawn(3), pipe2(2), waitid(2) on a pidfd, signals to a process group by pidfd: the life of child processes.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 // Starts path with the given arguments, an empty environment and a session of its own. descriptors[i] becomes
@@ -13,6 +14,13 @@ pid_t lego_spawn(const char *path, const char *const *arguments, const int *desc
 int lego_pidfd_reap(int pidfd, int wait, int *status);
 // Signals the process group that the process behind pidfd leads; leader is its number, for kernels before 6.9.
 int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number);
+
+// Limits of memory, as <sys/resource.h> numbers them.
+enum lego_limit { LEGO_LIMIT_DATA = 2, LEGO_LIMIT_LOCKED = 8, LEGO_LIMIT_ADDRESS_SPACE = 9 };
+// Gives process `to` the limit that process `from` has, with `extra` bytes more where it is one.
+int lego_copy_limit(pid_t from, pid_t to, int resource, uint64_t extra);
+// Where a thread says that its robust futexes are listed (get_robust_list(2)); 0: nowhere.
+int lego_robust_list(pid_t thread, uint64_t *head);
 
 // Lifts the soft limit of open descriptors to the hard one.
 int lego_raise_descriptor_limit(void);

@@ -42,6 +42,8 @@ int lego_uffd_create(int device);
 int lego_uffd_api(int userfault, uint64_t features, uint64_t *available);
 // Registers for missing pages and write protection.
 int lego_uffd_register(int userfault, uint64_t start, uint64_t bytes);
+// Gives a range up: faults there are the kernel's again, and nothing is write-protected.
+int lego_uffd_unregister(int userfault, uint64_t start, uint64_t bytes);
 // Fills missing pages, optionally write-protected. Answers the bytes copied (fewer when it stopped half-way), or -errno
 // when none.
 int64_t lego_uffd_copy(int userfault, uint64_t address, const void *source, uint64_t bytes, int write_protect);

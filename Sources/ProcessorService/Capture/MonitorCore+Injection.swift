@@ -7,96 +7,52 @@ import Kernel
 /// memory file and to clone the agent, and then makes its call again, as if nothing had been
 /// (docs/ARCHITECTURE.md, "How a program is captured").
 extension MonitorCore {
-    private static let patience: Duration = .seconds(10)
+    static let patience: Duration = .seconds(10)
 
     /// Injects into the address space of a thread that made a trapped call.
     func inject(_ notification: lego_notification) {
-        do {
+        if !mayHaveAgent(notification.thread) { return proceedNatively(notification) }
+        do throws(Tracee.Failure) {
             var tracee = try Tracee(seizing: notification.thread)
-            try injectAlive(notification, &tracee, isForced: false)
+            do throws(Tracee.Failure) {
+                try injectAlive(notification, &tracee, isForced: false)
+            } catch .unavailable {
+                proceedNatively(notification)
+                // It stops on its way out of the call, and is let go; else the loop's sweep does that.
+                try? tracee.waitForStop(LEGO_STOP_INTERRUPT, until: .after(.milliseconds(100))) { _ = poll(nil, 0, 1) }
+            }
+        } catch .unavailable {
+            proceedNatively(notification)
         } catch {
             injectionFailed(error)
         }
     }
 
-    private func injectionFailed(_ error: Tracee.Failure) {
+    func injectionFailed(_ error: Tracee.Failure) {
         switch error {
-        case .gone: break
+        case .gone, .unavailable: break
         case .failed(let text): fail(.internalError("cannot attach to a process of the program: \(text)"))
         }
     }
 
     /// Whatever fails because the thread was killed meanwhile is no failure of the program.
-    private func injectAlive(
+    func injectAlive(
         _ notification: lego_notification, _ tracee: inout Tracee, isForced: Bool
     ) throws(Tracee.Failure) {
         do throws(Tracee.Failure) {
             try inject(notification, &tracee, isForced: isForced)
         } catch .gone {
             throw .gone
+        } catch .unavailable {
+            throw .unavailable
         } catch {
             throw tracee.hasDied() ? .gone : error
         }
     }
 
-    /// Injects into an address space none of whose threads has made a trapped call since it was forked: one is stopped
-    /// and made to make one, as a debugger calls a function.
-    func forceInjection(_ space: AddressSpace) -> Bool {
-        if spaces.contains(where: { $0?.isInjecting == true }) || isAgentBusy || space.systemCallInstruction == 0 {
-            return false
-        }
-        guard let thread = findThread(of: space) else { return false }
-        space.isInjecting = true
-        defer { space.isInjecting = false }
-        do {
-            let deadline = Deadline.after(Self.patience)
-            var tracee = try Tracee(seizing: thread)
-            try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline) { serveWhileInjecting(space) }
-            try tracee.save()
-            try tracee.holdSignals()
-            var registers = tracee.saved
-            registers.rip = UInt64(space.systemCallInstruction)
-            registers.rax = UInt64(SystemCall.brk)
-            registers.rdi = 0
-            try tracee.run(registers)
-            let notification = try awaitNotification(of: &tracee, space, until: deadline)
-            try tracee.interrupt()
-            try injectAlive(notification, &tracee, isForced: true)
-        } catch {
-            injectionFailed(error)
-        }
-        return space.agent != nil
-    }
-
-    /// A thread that runs in the address space: the first of a process whose memory carries the identity.
-    private func findThread(of space: AddressSpace) -> Int32? {
-        for process in ProcessFiles.processes() where readIdentity(process) == space.identity {
-            return ProcessFiles.threads(process).first
-        }
-        return nil
-    }
-
-    private func awaitNotification(
-        of tracee: inout Tracee, _ space: AddressSpace, until deadline: Deadline
-    ) throws(Tracee.Failure) -> lego_notification {
-        while !deadline.hasPassed {
-            var watched = pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0)
-            if poll(&watched, 1, 1) > 0, watched.revents & Int16(POLLIN) != 0 {
-                var notification = lego_notification()
-                if lego_seccomp_receive(listener.raw, &notification) == 0 {
-                    if notification.thread == tracee.thread { return notification }
-                    setAside.append(notification)
-                }
-            }
-            try tracee.keepRunning()
-            serveWhileInjecting(space)
-        }
-        throw .failed("a forked process makes no call when it is told to")
-    }
-
     /// Serves the faults of an address space whose thread is being waited for: the kernel itself may touch the thread's
     /// memory on its way out of a call.
-    private func serveWhileInjecting(_ space: AddressSpace?) {
+    func serveWhileInjecting(_ space: AddressSpace?) {
         guard let space, !space.isDead else {
             _ = poll(nil, 0, 1)
             return
@@ -139,13 +95,20 @@ extension MonitorCore {
         }
         try tracee.holdSignals()
         if known?.agentMemory == nil || known?.agentMemory !== handover.memory {
-            let mapped = try tracee.call(
-                SystemCall.mmap, at: stopped.rip - 2, UInt64(LEGO_AGENT_BASE), UInt64(handover.memory.count),
-                UInt64(PROT_READ | PROT_WRITE | PROT_EXEC), UInt64(MAP_SHARED) | 0x100000 /* MAP_FIXED_NOREPLACE */,
-                UInt64(handover.memoryNumber), 0, until: deadline, idle: idle)
-            if mapped != Int64(LEGO_AGENT_BASE) {
-                throw .failed(
-                    "its address space has no room for the agent (\(KernelError.text(Int32(clamping: -mapped))))")
+            // Code and data apart: a process may have denied itself memory that is both (PR_SET_MDWE).
+            let code = UInt64(LEGO_AGENT_CODE_BYTES)
+            for (offset, bytes, protection) in [
+                (0, code, PROT_READ | PROT_EXEC),
+                (code, UInt64(handover.memory.count) - code, PROT_READ | PROT_WRITE),
+            ] {
+                let mapped = try tracee.call(
+                    SystemCall.mmap, at: stopped.rip - 2, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
+                    UInt64(MAP_SHARED) | 0x100000 /* MAP_FIXED_NOREPLACE */, UInt64(handover.memoryNumber), offset,
+                    until: deadline, idle: idle)
+                if mapped != Int64(LEGO_AGENT_BASE + offset) {
+                    throw .failed(
+                        "its address space has no room for the agent (\(KernelError.text(Int32(clamping: -mapped))))")
+                }
             }
         }
         var boot = stopped
@@ -153,7 +116,12 @@ extension MonitorCore {
         boot.rsp = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_BOOT_STACK_END)
         boot.rax = 0
         try tracee.run(boot)
-        let greeting = try receive(&handover, &tracee, until: deadline, idle: idle)
+        guard let greeting = try receive(&handover, &tracee, until: deadline, idle: idle) else {
+            try tracee.interrupt()
+            try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
+            makeNative(notification.thread)
+            return try tracee.letGo()
+        }
         let agent = greeting.agent
         do throws(Tracee.Failure) {
             try waitForBoot(handover, &tracee, until: deadline, idle: idle)
@@ -261,6 +229,8 @@ extension MonitorCore {
                 evictorPipe: evictorEnds.takeReader())
         } catch let error as KernelError {
             if error.number == ENOENT { throw .gone }
+            // The program's own limit of descriptors.
+            if error.number == EMFILE { throw .unavailable }
             throw .failed("\(error)")
         } catch {
             throw .failed("\(error)")
@@ -289,10 +259,11 @@ extension MonitorCore {
         return count == 16 && words.0 == nonce && words.1 == known.identity
     }
 
-    /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace.
+    /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace. Nothing when the
+    /// thread could not clone an agent, for a limit of processes (RLIMIT_NPROC), or the agent did not live.
     private func receive(
         _ handover: inout Handover, _ tracee: inout Tracee, until deadline: Deadline, idle: () -> Void
-    ) throws(Tracee.Failure) -> Greeting {
+    ) throws(Tracee.Failure) -> Greeting? {
         var letter = Letter()
         do throws(Tracee.Failure) {
             while true {
@@ -301,7 +272,7 @@ extension MonitorCore {
                 if bytes == 0 {
                     // Nobody has the other end: the thread was killed, or has gone on without an agent.
                     try waitForBoot(handover, &tracee, until: deadline, idle: idle)
-                    throw .failed("no agent came to be: does a limit of processes (RLIMIT_NPROC) stand in the way?")
+                    return nil
                 }
                 if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
                 if deadline.hasPassed { throw .failed("the agent does not greet") }

@@ -10,10 +10,18 @@ extension MonitorCore {
         if hasFailed { return }
         ProgramCounters.add(counters.trappedCalls)
         guard let space = identify(notification) else {
+            if isNative(notification.thread) {
+                _ = lego_seccomp_continue(listener.raw, notification.id)
+                return
+            }
             // The injection lets the call be made again.
             return inject(notification)
         }
         attach(space, thread: notification.thread)
+        if space.isNative {
+            _ = lego_seccomp_continue(listener.raw, notification.id)
+            return
+        }
         colocateCaller(space, notification.thread)
         let outcome = carryOut(space, notification)
         if hasFailed { return }
@@ -56,6 +64,16 @@ extension MonitorCore {
         if threads.process(of: thread, in: space.identity) != nil { return }
         let process = ProcessFiles.process(ofThread: thread)
         threads.remember(thread, process: process, in: space.identity)
+        leaveOthers(process, except: space)
+        if space.users.contains(where: { $0.process == process }) { return }
+        let descriptor = lego_pidfd_open(process)
+        if descriptor < 0 { return }
+        space.users.append(AddressSpace.User(process: process, descriptor: descriptor))
+        try? epoll.add(descriptor, token: Token.user(slot: space.slot, generation: space.generation).word)
+    }
+
+    /// A process runs in `space`, or in none that is known, and no longer where it was before.
+    func leaveOthers(_ process: Int32, except space: AddressSpace?) {
         for other in spaces {
             guard let other, other !== space, let index = other.users.firstIndex(where: { $0.process == process })
             else {
@@ -66,11 +84,6 @@ extension MonitorCore {
             other.users.remove(at: index)
             abandonIfUnused(other)
         }
-        if space.users.contains(where: { $0.process == process }) { return }
-        let descriptor = lego_pidfd_open(process)
-        if descriptor < 0 { return }
-        space.users.append(AddressSpace.User(process: process, descriptor: descriptor))
-        try? epoll.add(descriptor, token: Token.user(slot: space.slot, generation: space.generation).word)
     }
 
     /// A duplicate of one of the caller's descriptors.

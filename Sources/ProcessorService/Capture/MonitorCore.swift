@@ -63,6 +63,13 @@ final class MonitorCore: @unchecked Sendable {
     var setAside: [lego_notification] = []
     var threads = ThreadTable()
     var colocation = Colocation()
+    /// Processes that were left to the kernel when they started a program, each with what tells that program's image
+    /// from a later one's.
+    var natives: [Int32: UInt64] = [:]
+    /// Seccomp filters of a thread that has put none upon itself.
+    let sandboxFilters: Int
+    /// A process has changed its limits: no agent has them.
+    var limitsChanged = false
     /// A command to an agent's first thread is under way: no other may be given.
     var isAgentBusy = false
     /// Pages that leave because room is needed, and those that leave ahead of it.
@@ -104,6 +111,7 @@ final class MonitorCore: @unchecked Sendable {
         self.mailbox = mailbox
         self.onFatal = onFatal
         counters = mailbox.counters
+        sandboxFilters = 1 + (ProcessFiles.statusField(initProcess, "Seccomp_filters").flatMap { Int($0) } ?? 0)
         share = try CacheShare(counters: counters)
         store = try RemoteStore(program: program, remote: remote, counters: counters)
         let asked = limitBytes == 0 ? cache.capacityPages : Int(clamping: limitBytes / Page.bytes)

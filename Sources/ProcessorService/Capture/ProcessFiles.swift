@@ -75,6 +75,49 @@ enum ProcessFiles {
         statusField(thread, "Tgid").flatMap { Int32($0) } ?? thread
     }
 
+    /// The number of a process in its innermost pid namespace, which is its own and its agent's.
+    static func innermostNumber(_ process: Int32) -> Int32? {
+        statusField(process, "NSpid")?.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) }
+    }
+
+    /// The process behind one of this process's pidfds, in this pid namespace.
+    static func process(behind descriptor: Int32) -> Int32? {
+        guard let lines = try? text(getpid(), "fdinfo/\(descriptor)") else { return nil }
+        return lines.split(separator: "\n").first { $0.hasPrefix("Pid:") }
+            .flatMap { Int32($0.dropFirst(4).drop { $0 == "\t" || $0 == " " }) }
+    }
+
+    /// The thread or process that `other`, of the same pid namespace, knows by that number.
+    static func find(_ number: Int32, besides other: Int32) -> Int32? {
+        guard let namespace = namespace(other, "pid") else { return nil }
+        for process in processes() where self.namespace(process, "pid") == namespace {
+            for thread in threads(process) where isNumbered(thread, innermost: number) { return thread }
+        }
+        return nil
+    }
+
+    /// The inode of one of a thread's namespaces.
+    static func namespace(_ thread: Int32, _ kind: String) -> UInt64? {
+        var status = stat()
+        return stat("/proc/\(thread)/ns/\(kind)", &status) == 0 ? UInt64(status.st_ino) : nil
+    }
+
+    /// Whether a process has been killed and is on its way out.
+    static func isDying(_ process: Int32) -> Bool {
+        let pending = statusField(process, "SigPnd").flatMap { UInt64($0, radix: 16) } ?? 0
+        let shared = statusField(process, "ShdPnd").flatMap { UInt64($0, radix: 16) } ?? 0
+        let state = statusField(process, "State")?.first
+        return (pending | shared) >> UInt64(SIGKILL - 1) & 1 != 0 || state == "Z" || state == "X"
+    }
+
+    /// Tells the image that a process runs from those that it ran before: where its stack began, which the kernel
+    /// chooses at random. Field 28 of /proc/PID/stat.
+    static func image(of process: Int32) -> UInt64? {
+        guard let line = try? text(process, "stat"), let end = line.lastIndex(of: ")") else { return nil }
+        let fields = line[line.index(after: end)...].split(separator: " ")
+        return fields.count > 25 ? UInt64(fields[25]) : nil
+    }
+
     /// The processor that a thread last ran on: field 39 of /proc/TID/stat.
     static func lastProcessor(ofThread thread: Int32) -> Int32? {
         guard let line = try? text(thread, "stat"), let end = line.lastIndex(of: ")") else { return nil }

@@ -32,33 +32,41 @@ public enum SystemCallFilter {
         case always
         /// Only private mappings, and those that replace others.
         case mapping
-        /// Only the advices listed.
-        case advice
         /// Only with one of these bits in that argument.
         case flags(argument: UInt32, UInt32)
-        /// Only with that value in that argument.
-        case value(argument: UInt32, UInt32)
+        /// Only with one of these values in that argument.
+        case values(argument: UInt32, [UInt32])
+        /// Only when that argument, a pointer, is not null.
+        case pointer(argument: UInt32)
         /// Only F_SETFL with O_DIRECT.
         case setDirect
-        /// Refused, as a kernel without it would.
-        case absent
     }
 
     private static let rules: [(call: UInt32, rule: Rule)] = [
         (SystemCall.mmap, .mapping), (SystemCall.brk, .always), (SystemCall.munmap, .always),
-        (SystemCall.mremap, .always), (SystemCall.madvise, .advice), (SystemCall.clone, .always),
-        (SystemCall.clone3, .always), (SystemCall.fork, .always), (SystemCall.vfork, .always),
-        (SystemCall.setTidAddress, .always), (SystemCall.schedSetAffinity, .always),
-        (SystemCall.schedGetAffinity, .always), (SystemCall.processMadvise, .absent),
+        (SystemCall.mremap, .always), (SystemCall.madvise, .values(argument: 2, Advice.trapped)),
+        (SystemCall.processMadvise, .values(argument: 3, Advice.trapped)),
+        (SystemCall.mlockall, .always), (SystemCall.munlockall, .always),
+        (SystemCall.shmat, .flags(argument: 2, UInt32(SHM_REMAP))),
+        (SystemCall.clone, .always), (SystemCall.clone3, .always), (SystemCall.fork, .always),
+        (SystemCall.vfork, .always), (SystemCall.exit, .always), (SystemCall.setTidAddress, .always),
+        (SystemCall.schedSetAffinity, .always), (SystemCall.schedGetAffinity, .always),
+        // What the agent, a process of its own, must know to map memory as the program would.
+        (SystemCall.setrlimit, .always), (SystemCall.prlimit64, .pointer(argument: 2)),
+        // Who handles faults, or reads memory where the kernel does not wait for one.
+        (SystemCall.ioctl, .values(argument: 1, [registerRequest])),
+        (SystemCall.ptrace, .values(argument: 0, TraceRequest.trapped)), (SystemCall.processMrelease, .always),
         // What may pin pages for a device that writes to them.
         (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
         (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),
         (SystemCall.fcntl, .setDirect), (SystemCall.ioSetup, .always), (SystemCall.ioUringSetup, .always),
-        (SystemCall.processVmWritev, .always), (SystemCall.socket, .value(argument: 0, 44 /* AF_XDP */)),
+        (SystemCall.processVmWritev, .always), (SystemCall.socket, .values(argument: 0, [44 /* AF_XDP */])),
     ]
 
     /// O_DIRECT.
     static let directFlag: UInt32 = 0o40000
+    /// UFFDIO_REGISTER.
+    static let registerRequest: UInt32 = 0xc020_aa00
 
     /// The filter as packed `struct sock_filter`: code, jump if true, jump if false, operand.
     public static func program() -> [UInt64] {
@@ -71,18 +79,24 @@ public enum SystemCallFilter {
         emit(ifEqual, x86_64, 1, 0)
         emit(answer, error(ENOSYS))
         emit(load, number)
-        emit(ifGreaterOrEqual, 0x4000_0000, 0, 1)
+        // -1 is no call: a tracer or another filter has had it skipped.
+        emit(ifEqual, .max, 2, 0)
+        emit(ifGreaterOrEqual, 0x4000_0000, 0, 2)
         emit(answer, error(ENOSYS))
-        // Jump targets: the notices lie behind the list of numbers and one `allow`.
-        let tails = rules.map { tail($0.rule) }
-        var target = 1
+        emit(answer, allow)
+        // Jump targets: the notices lie behind the list of numbers and one `allow`. Jumps reach 255 instructions, so rules
+        // that are alike share their notice.
+        var targets: [[UInt64]: Int] = [:]
+        var tails: [UInt64] = []
         for (index, entry) in rules.enumerated() {
-            emit(ifEqual, entry.call, rules.count - 1 - index + target, 0)
-            target += tails[index].count
+            let tail = tail(entry.rule)
+            let target = targets[tail] ?? tails.count
+            if targets[tail] == nil { tails += tail }
+            targets[tail] = target
+            emit(ifEqual, entry.call, rules.count - 1 - index + 1 + target, 0)
         }
         emit(answer, allow)
-        for tail in tails { code += tail }
-        return code
+        return code + tails
     }
 
     /// What follows once the number is known.
@@ -107,10 +121,19 @@ public enum SystemCallFilter {
         switch rule {
         case .always:
             emit(answer, notify)
-        case .absent:
-            emit(answer, error(ENOSYS))
         case .flags(let number, let bits): notifyIf(ifAnyBit, number, bits)
-        case .value(let number, let value): notifyIf(ifEqual, number, value)
+        case .values(let number, let values):
+            emit(load, argument(number))
+            for (index, value) in values.enumerated() { emit(ifEqual, value, values.count - index, 0) }
+            emit(answer, allow)
+            emit(answer, notify)
+        case .pointer(let number):
+            emit(load, argument(number))
+            emit(ifEqual, 0, 0, 2)
+            emit(load, argument(number) + 4)
+            emit(ifEqual, 0, 1, 0)
+            emit(answer, notify)
+            emit(answer, allow)
         case .setDirect:
             emit(load, argument(1))
             emit(ifEqual, UInt32(F_SETFL), 1, 0)
@@ -123,13 +146,6 @@ public enum SystemCallFilter {
             emit(ifEqual, UInt32(MAP_PRIVATE), 0, 1)
             emit(answer, notify)
             emit(answer, allow)
-        case .advice:
-            emit(load, argument(2))
-            for (index, advice) in Advice.trapped.enumerated() {
-                emit(ifEqual, advice, Advice.trapped.count - index, 0)
-            }
-            emit(answer, allow)
-            emit(answer, notify)
         }
         return code
     }
@@ -138,44 +154,4 @@ public enum SystemCallFilter {
     public static func bytes() -> [UInt8] {
         program().flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * UInt64($0))) } }
     }
-}
-
-/// System call numbers of x86-64.
-enum SystemCall {
-    static let open: UInt32 = 2
-    static let mmap: UInt32 = 9
-    static let munmap: UInt32 = 11
-    static let brk: UInt32 = 12
-    static let mremap: UInt32 = 25
-    static let madvise: UInt32 = 28
-    static let socket: UInt32 = 41
-    static let clone: UInt32 = 56
-    static let fork: UInt32 = 57
-    static let vfork: UInt32 = 58
-    static let fcntl: UInt32 = 72
-    static let schedSetAffinity: UInt32 = 203
-    static let schedGetAffinity: UInt32 = 204
-    static let ioSetup: UInt32 = 206
-    static let setTidAddress: UInt32 = 218
-    static let openat: UInt32 = 257
-    static let openByHandle: UInt32 = 304
-    static let processVmWritev: UInt32 = 311
-    static let ioUringSetup: UInt32 = 425
-    static let clone3: UInt32 = 435
-    static let openat2: UInt32 = 437
-    static let processMadvise: UInt32 = 440
-}
-
-/// madvise(2) advices that change what memory holds.
-enum Advice {
-    static let dontNeed: UInt32 = 4
-    static let free: UInt32 = 8
-    static let mergeable: UInt32 = 12
-    static let wipeOnFork: UInt32 = 18
-    static let keepOnFork: UInt32 = 19
-    static let dontNeedLocked: UInt32 = 24
-    static let collapse: UInt32 = 25
-    static let guardInstall: UInt32 = 102
-
-    static let trapped = [dontNeed, free, mergeable, wipeOnFork, keepOnFork, dontNeedLocked, collapse, guardInstall]
 }

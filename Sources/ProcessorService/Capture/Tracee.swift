@@ -8,6 +8,8 @@ struct Tracee: ~Copyable {
     enum Failure: Error {
         /// The thread has died: its program needs nothing any more.
         case gone
+        /// Another process traces it, or it may not have what an agent needs: its memory is the kernel's.
+        case unavailable
         case failed(String)
     }
 
@@ -23,7 +25,12 @@ struct Tracee: ~Copyable {
     /// Seizes a thread and asks it to stop; `stop` waits for it.
     init(seizing thread: Int32) throws(Failure) {
         self.thread = thread
-        try Self.check("PTRACE_SEIZE", lego_ptrace_seize(thread))
+        let seized = lego_ptrace_seize(thread)
+        if seized == -EPERM {
+            isSeized = false
+            throw .unavailable
+        }
+        try Self.check("PTRACE_SEIZE", seized)
         let result = lego_ptrace_interrupt(thread)
         if result < 0 {
             _ = lego_ptrace_release(thread, 0)

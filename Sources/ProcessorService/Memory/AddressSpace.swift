@@ -53,6 +53,10 @@ final class AddressSpace {
     var users: [User] = []
     /// Faults that could not be served while the address space was changing.
     var deferred: [lego_uffd_message] = []
+    /// Memory that appears is locked at once (MCL_FUTURE).
+    var locksFuture = false
+    /// Its memory is the kernel's alone.
+    var isNative = false
     /// The kernel says that it is gone.
     var isDead = false
     /// The eviction that looks for a page now found none here.

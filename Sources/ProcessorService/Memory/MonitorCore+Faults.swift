@@ -290,6 +290,9 @@ extension MonitorCore {
     ) {
         guard let index = space.regions.index(of: page) else {
             // The stack below where it was last seen, or the agent's identity.
+            if !space.isNative && message.address != agentIdentityAddress {
+                space.regions.insert(Region(pages: page..<page + 1))
+            }
             return fillZeros(space, page, entry, message, within: page..<page + 1)
         }
         let region = space.regions.regions[index]

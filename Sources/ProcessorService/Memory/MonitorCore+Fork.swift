@@ -80,6 +80,7 @@ extension MonitorCore {
         child.regions = parent.regions
         child.breakEnd = parent.breakEnd
         child.systemCallInstruction = parent.systemCallInstruction
+        child.isNative = parent.isNative
         parent.table.forEach(in: 0..<Page.count_max) { page, entry in
             if entry.pointee.isResident { entry.pointee.set(PageEntry.shared) }
             if entry.pointee.isStored { self.store.retain(entry.pointee) }
@@ -91,7 +92,10 @@ extension MonitorCore {
             }
         }
         resident += child.resident
-        for region in parent.regions.regions where region.isWipedOnFork { forgetPages(child, region.pages) }
+        for region in parent.regions.regions {
+            if region.isWipedOnFork || region.isLeftByFork { forgetPages(child, region.pages) }
+            if region.isLeftByFork { child.regions.remove(region.pages) }
+        }
         counters.setResident(resident)
         markIdentity(child)
     }

@@ -16,10 +16,13 @@ struct Region {
     var fileOffset: UInt64 = 0
     /// A child of fork finds zeros here (MADV_WIPEONFORK).
     var isWipedOnFork = false
+    /// A child of fork finds nothing here (MADV_DONTFORK).
+    var isLeftByFork = false
 
     /// Whether `next`, which begins where this ends, continues it.
     func continues(in next: Region) -> Bool {
         if pages.upperBound != next.pages.lowerBound || isWipedOnFork != next.isWipedOnFork { return false }
+        if isLeftByFork != next.isLeftByFork { return false }
         if file == nil && next.file == nil { return true }
         return file === next.file && fileOffset + UInt64(pages.count) * Page.bytes == next.fileOffset
     }

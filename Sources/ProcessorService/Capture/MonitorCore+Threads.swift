@@ -1,0 +1,102 @@
+import CLinux
+import Glibc
+import Kernel
+
+/// New threads and processes, ends of threads, and pages that must be there when the kernel waits for no fault.
+extension MonitorCore {
+    func clone3(_ space: AddressSpace, _ thread: Int32, _ address: UInt64, _ bytes: UInt64) -> Outcome {
+        // struct clone_args: flags, pidfd, child_tid, ...
+        var words: (UInt64, UInt64, UInt64) = (0, 0, 0)
+        if bytes >= 64 {
+            _ = withUnsafeMutableBytes(of: &words) { readProgram(space, address, into: $0) }
+        }
+        return clone(space, thread, flags: words.0, clearedThreadID: words.2)
+    }
+
+    func clone(
+        _ space: AddressSpace, _ thread: Int32, flags: UInt64, clearedThreadID: UInt64
+    ) -> Outcome {
+        // A child inherits the processors of its parent.
+        endColocation()
+        if flags & CloneFlag.clearThreadID != 0 && flags & CloneFlag.sharedMemory != 0 { pin(space, clearedThreadID) }
+        if flags & CloneFlag.sharedMemory == 0 { makeRoomForFork(space, thread: thread) }
+        return .proceed
+    }
+
+    /// Makes a page resident and writable, and keeps it so: the kernel writes there at the end of a thread, when it
+    /// serves no faults any more.
+    func pin(_ space: AddressSpace, _ address: UInt64) {
+        awaitAhead(of: space)
+        let page = Page.number(address)
+        if address == 0 || page >= Page.count_max || !space.regions.overlaps(page..<page + 1) { return }
+        bringNow(space, page)
+        let entry = space.table.entry(page)
+        if entry.pointee.isResident { entry.pointee.set(PageEntry.pinned) }
+        counters.setResident(resident)
+    }
+
+    /// Makes a page of the program's memory resident and writable.
+    func bringNow(_ space: AddressSpace, _ page: UInt64) {
+        let entry = space.table.entry(page)
+        if !entry.pointee.isResident {
+            makeRoom(1)
+            if space.isDead { return }
+            let source =
+                entry.pointee.isUntouched && space.regions.index(of: page) == nil ? zeros : absentPage(space, page)
+            guard let source else { return checkStore() }
+            if copyNow(space, page, source) { arrive(space, page, writable: true) }
+        } else if !entry.pointee.isDirty {
+            unprotectNow(space, page)
+            entry.pointee.set(PageEntry.dirty)
+        }
+    }
+
+    /// The kernel walks a thread's list of robust futexes at its end, when it waits for no fault: the pages of the list
+    /// and of its futexes shall be there. Where a list of the program's makes no sense, the kernel stops as well.
+    func pinRobustList(_ space: AddressSpace, _ thread: Int32) {
+        var head: UInt64 = 0
+        if lego_robust_list(thread, &head) < 0 || head == 0 { return }
+        // struct robust_list_head: the first entry, the way from an entry to its futex, the entry under way.
+        var words: (next: UInt64, offset: UInt64, pending: UInt64) = (0, 0, 0)
+        pin(space, head)
+        pin(space, head &+ 23)
+        if !withUnsafeMutableBytes(of: &words, { readProgram(space, head, into: $0) }) { return }
+        var entry = words.next & ~1
+        if words.pending & ~1 != 0 { pin(space, (words.pending & ~1) &+ words.offset) }
+        for _ in 0..<Self.robustEntries_max {
+            if entry == head || entry == 0 { return }
+            pin(space, entry)
+            pin(space, entry &+ words.offset)
+            var next: UInt64 = 0
+            if !withUnsafeMutableBytes(of: &next, { readProgram(space, entry, into: $0) }) { return }
+            entry = next & ~1
+        }
+    }
+    /// ROBUST_LIST_LIMIT.
+    private static let robustEntries_max = 2048
+
+    /// Copies a page in, reading the events that stand in its way. At most some rounds: a fork under way ends by
+    /// itself.
+    func copyNow(_ space: AddressSpace, _ page: UInt64, _ source: UnsafeMutableRawPointer) -> Bool {
+        let deadline = Deadline.after(.seconds(2))
+        while true {
+            let result = lego_uffd_copy(space.userfault.raw, Page.address(page), source, Page.bytes, 0)
+            if result != -Int64(EAGAIN) || deadline.hasPassed { return result > 0 || result == -Int64(EEXIST) }
+            waitForEvents(space)
+        }
+    }
+
+    private func unprotectNow(_ space: AddressSpace, _ page: UInt64) {
+        let deadline = Deadline.after(.seconds(2))
+        while lego_uffd_write_protect(space.userfault.raw, Page.address(page), Page.bytes, 0) == -EAGAIN,
+            !deadline.hasPassed
+        { waitForEvents(space) }
+    }
+
+    /// Waits a millisecond at most for something to read from the address space's userfaultfd, and reads it.
+    func waitForEvents(_ space: AddressSpace) {
+        var watched = pollfd(fd: space.userfault.raw, events: Int16(POLLIN), revents: 0)
+        _ = poll(&watched, 1, 1)
+        serveEventsOnly(space)
+    }
+}
