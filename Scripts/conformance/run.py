@@ -76,9 +76,10 @@ class Runner:
             (self.work / "trees").mkdir(exist_ok=True)
             os.chmod(self.work / "trees", 0o1777)
         command = place.command(program, f"{os.getpid()}-{self.number}")
-        with open(kept, "wb") as output:
+        errors = kept.with_name(kept.name + ".errors")
+        with open(kept, "wb") as output, open(errors, "wb") as complaints:
             child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=complaints, start_new_session=True)
             try:
                 # The program has its own deadline; this one is for a rack that hangs.
                 status = child.wait(program.seconds + 60)
@@ -86,7 +87,7 @@ class Runner:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
                 status = "hangs"
-        text = kept.read_bytes().decode(errors="replace")
+        text = (kept.read_bytes() + b"\n" + errors.read_bytes()).decode(errors="replace")
         verdicts = program.parse(text)
         if isinstance(status, int) and status < 0:
             status = 128 - status  # as a shell says that a signal ended it

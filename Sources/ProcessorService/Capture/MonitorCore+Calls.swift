@@ -30,6 +30,9 @@ extension MonitorCore {
         case SystemCall.processMrelease:
             letGo(space, notification)
             return .proceed
+        case SystemCall.setns:
+            joinNamespaces(space, notification)
+            return .proceed
         case SystemCall.exit:
             pinRobustList(space, notification.thread)
             return .proceed
@@ -213,6 +216,8 @@ extension MonitorCore {
         let mode = fcntl(descriptor, F_GETFL)
         if mode < 0 || mode & 0o10000000 != 0 { return .refused(EBADF) }
         if mode & O_ACCMODE == O_WRONLY { return .refused(EACCES) }
+        // Whoever can write the file may expect to see there what it writes later.
+        if mode & O_ACCMODE == O_RDWR { return .other }
         var status = stat()
         if fstat(descriptor, &status) < 0 { return .refused(EBADF) }
         if status.st_mode & S_IFMT == S_IFDIR { return .refused(ENODEV) }

@@ -129,6 +129,21 @@ extension MonitorCore {
         return .proceed
     }
 
+    /// setns(2) to a time namespace is for whoever has its memory for itself: the agent ends, and the next trapped call
+    /// starts another one.
+    func joinNamespaces(_ space: AddressSpace, _ notification: lego_notification) {
+        let kinds = notification.arguments.1
+        guard kinds == 0 || kinds & Self.newTime != 0, let agent = space.agent else { return }
+        awaitAhead(of: space)
+        agent.kill()
+        let deadline = Deadline.after(.seconds(2))
+        while ProcessFiles.exists(agent.process) && !deadline.hasPassed { waitForEvents(space) }
+        try? epoll.remove(agent.descriptor.raw)
+        space.agent = nil
+    }
+    /// CLONE_NEWTIME.
+    private static let newTime: UInt64 = 0x80
+
     /// UFFDIO_REGISTER_MODE_WP.
     private static let writeProtection: UInt64 = 2
 

@@ -28,6 +28,7 @@ enum SystemCall {
     static let openat: UInt32 = 257
     static let prlimit64: UInt32 = 302
     static let openByHandle: UInt32 = 304
+    static let setns: UInt32 = 308
     static let processVmWritev: UInt32 = 311
     static let ioUringSetup: UInt32 = 425
     static let pidfdOpen: UInt32 = 434

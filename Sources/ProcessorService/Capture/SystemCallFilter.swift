@@ -56,6 +56,7 @@ public enum SystemCallFilter {
         // Who handles faults, or reads memory where the kernel does not wait for one.
         (SystemCall.ioctl, .values(argument: 1, [registerRequest])),
         (SystemCall.ptrace, .values(argument: 0, TraceRequest.trapped)), (SystemCall.processMrelease, .always),
+        (SystemCall.setns, .always),
         // What may pin pages for a device that writes to them.
         (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
         (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),

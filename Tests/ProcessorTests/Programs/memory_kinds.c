@@ -8,6 +8,7 @@
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <signal.h>
 #include <stdint.h>
@@ -132,6 +133,25 @@ static void refused_replacement(void) {
   CHECK(ftruncate(file, COUNT * PAGE) == 0 && pwrite(file, "x", 1, PAGE) == 1);
   CHECK(mmap(memory, COUNT * PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == memory);
   CHECK(memory[PAGE] == 'x' && memory[2 * PAGE] == 0);
+}
+
+static void private_of_own_file(void) {
+  int file = memfd_create("private", 0);
+  CHECK(ftruncate(file, 4 * PAGE) == 0 && pwrite(file, "abcd", 4, PAGE) == 4);
+  char *memory = mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+  CHECK(memory[PAGE] == 'a');
+  memory[0] = 'm';
+  CHECK(pwrite(file, "x", 1, PAGE) == 1 && pwrite(file, "x", 1, 0) == 1);
+  CHECK(memory[PAGE] == 'x' && memory[0] == 'm');
+}
+
+static void joined_time_namespace(void) {
+  char *memory = filled(3);
+  press(PRESSURE);
+  int file = open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC);
+  CHECK(file >= 0 && setns(file, 0x80 /* CLONE_NEWTIME */) == 0);
+  press(PRESSURE);
+  CHECK(is_filled(memory, 3));
 }
 
 static void advices(void) {
@@ -290,7 +310,8 @@ static void filtered(void) {
 
 int main(int count, char **arguments) {
   static void (*const parts[])(void) = {limits,  few_descriptors, locked_future, locked_now, refused_replacement,
-                                        advices, robust_mutex,    own_faults,    traced,     filtered};
+                                        advices, robust_mutex,    own_faults,    traced,     filtered,
+                                        private_of_own_file,      joined_time_namespace};
   if (count < 2) return 2;
   file_name = arguments[1];
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) apart(parts[i]);
