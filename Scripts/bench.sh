@@ -3,6 +3,8 @@
 #
 #   sudo Scripts/bench.sh memory     arrays of 512 MiB with 25 % of it local: native, swap on zram, a bare pager in
 #                                  C (Benchmarks/pager.h), the rack
+#   sudo Scripts/bench.sh apps       whole programs with all, half and a quarter of their working set local: native, swap on
+#                                  zram, the rack; writes docs/bench/apps.csv
 #   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
 #   sudo Scripts/bench.sh idle       processor time of idle daemons
 #   sudo Scripts/bench.sh fabric     Lite against the bare device, the bare device against memcpy, TCP, libfabric and UCX,
@@ -11,13 +13,14 @@
 #   sudo Scripts/bench.sh storage    the storage component's mounted tree against the native one
 #   sudo Scripts/bench.sh all        all of them
 #
-# Environment: ROUNDS (default 3; medians are printed), MEBIBYTES (default 512).
+# Environment: ROUNDS (default 3; medians are printed), MEBIBYTES (default 512), APPS (names, default all of them).
 source "$(dirname "$0")/lib.sh"
+source "$(dirname "$0")/bench-apps.sh"
 rounds=${ROUNDS:-3} mebibytes=${MEBIBYTES:-512}
 what=${1:-all}
 case $what in
-memory | trap | idle | fabric | storage | all) ;;
-*) fail "'$what' is not a benchmark; there are: memory, trap, idle, fabric, storage, all" ;;
+memory | apps | trap | idle | fabric | storage | all) ;;
+*) fail "'$what' is not a benchmark; there are: memory, apps, trap, idle, fabric, storage, all" ;;
 esac
 
 require_root
@@ -305,6 +308,7 @@ bench_storage() {
 }
 
 [[ $what == memory || $what == all ]] && bench_memory
+[[ $what == apps || $what == all ]] && bench_apps
 [[ $what == trap || $what == all ]] && bench_trap
 [[ $what == idle || $what == all ]] && bench_idle
 [[ $what == fabric || $what == all ]] && bench_fabric && bench_devices && bench_models

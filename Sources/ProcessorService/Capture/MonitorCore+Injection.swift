@@ -193,7 +193,9 @@ extension MonitorCore {
             // An address space whose agent was killed still has the memory mapped.
             let isMapped = isAgentMapped(notification.thread, known)
             let memory: MemoryFile
-            if isMapped, let former = known?.agentMemory {
+            if isMapped, let known, let former = known.agentMemory {
+                // Whoever waits for the former agent's answer reads it there.
+                awaitAhead(of: known)
                 memory = former
             } else {
                 memory = try MemoryFile(name: "lego-agent", bytes: Int(LEGO_AGENT_FILE_BYTES))

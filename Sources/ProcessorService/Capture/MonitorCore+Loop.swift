@@ -219,6 +219,7 @@ extension MonitorCore {
                 "followedPages": "\(counters.followedPages.load(ordering: .relaxed))",
                 "batchesAhead": "\(counters.batchesAhead.load(ordering: .relaxed))",
                 "batchesNeeded": "\(counters.batchesNeeded.load(ordering: .relaxed))",
+                "arrivals": "\(arrivals)", "departures": "\(departures)",
                 "waitedAhead": "\(counters.waitedAhead.load(ordering: .relaxed)) us",
             ])
     }

@@ -39,6 +39,8 @@ final class AddressSpace {
     var streams = StreamDetector()
     /// First writes to pages that were mapped write-protected.
     var writes = StreamDetector()
+    var habit = WriteHabit()
+    var strides = StrideDetector()
     var trail = PointerTrail()
     /// Pages in local memory.
     var resident = 0

@@ -189,7 +189,9 @@ extension MonitorCore {
             let page = batch.pages[index]
             let entry = space.table.entry(page)
             switch batch.fates[index] {
-            case .left: left(space, entry)
+            case .left:
+                if batch.ways[index] == .drop { space.habit.note(page, isWritten: false) }
+                left(space, entry)
             case .stays where batch.ways[index] == .move && entry.pointee.isShared, .refused:
                 victims[stubborn] = page
                 stubborn += 1
@@ -217,7 +219,7 @@ extension MonitorCore {
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
         if entry.pointee.isProven { space.residentProven -= 1 }
         entry.pointee.clear(
-            PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven | PageEntry.followed)
+            PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven)
         departures &+= 1
         entry.pointee.departure = max(1, departures >> 6 & 0xffff)
         space.resident -= 1

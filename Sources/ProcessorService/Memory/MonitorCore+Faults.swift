@@ -105,10 +105,7 @@ extension MonitorCore {
         }
         if message.is_write_protect != 0 {
             ProgramCounters.add(counters.firstWrites)
-            if entry.pointee.isFollowed {
-                space.trail.noteWrite()
-                entry.pointee.clear(PageEntry.followed)
-            }
+            space.habit.note(page, isWritten: true)
             serveFirstWrite(space, page, entry, message)
         } else if entry.pointee.isResident {
             serveLostPage(space, page, entry, message)
@@ -152,7 +149,9 @@ extension MonitorCore {
         }
         if result == -EAGAIN { return space.deferred.append(message) }
         if result == -ESRCH { return removeSpace(space) }
-        for index in 0..<count where firstEntry[index].isResident { firstEntry[index].set(PageEntry.dirty) }
+        for index in 0..<count where firstEntry[index].isResident {
+            firstEntry[index].set(PageEntry.dirty)
+        }
         if result < 0 { lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes) }
     }
 
@@ -214,12 +213,15 @@ extension MonitorCore {
         }
         if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
-        let writable = message.is_write != 0 || writesFollow(space, prediction, first, count)
+        let isOverwritten = message.is_write != 0 || writesFollow(space, prediction, first, count)
+        let writable = isOverwritten || space.habit.assumesWrite(page)
         bring(space, first, firstEntry, count, message, writable: writable)
         // The thread goes on already. What is about to be overwritten points nowhere.
         if let trail {
             follow(space, trail)
-        } else if count >= Self.followedWindow_min && !writable {
+        } else if prediction.window == 1 {
+            stride(space, page, thread: message.thread)
+        } else if count >= Self.followedWindow_min && !isOverwritten {
             followWindow(space, first, count, isDown: prediction.isDown)
         }
     }
@@ -264,12 +266,13 @@ extension MonitorCore {
 
     /// Maps pages that nobody waits for; those that cannot be mapped now stay where they are.
     func copyAhead(
-        _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer, writable: Bool
+        _ space: AddressSpace, _ first: UInt64, _ count: Int, _ source: UnsafeMutableRawPointer, writable: Bool,
+        isAlone: Bool = false
     ) {
         let result = lego_uffd_copy(
             space.userfault.raw, Page.address(first), source, UInt64(count) * Page.bytes, writable ? 0 : 1)
         for index in 0..<Int(max(0, result) / Int64(Page.bytes)) {
-            arrive(space, first + UInt64(index), writable: writable)
+            arrive(space, first + UInt64(index), writable: writable, isAlone: isAlone)
         }
     }
 
@@ -330,19 +333,21 @@ extension MonitorCore {
         copyIn(space, first, count, zeros, message, writable: message.is_write != 0)
     }
 
-    /// A page of a private file mapping: read through the kernel's page cache, with its neighbours of the same 64 KiB.
+    /// A page of a private file mapping: read through the kernel's page cache, with those neighbours of the same 64 KiB
+    /// that never were here. One that had left comes back alone: code that is used again and again is to stay, without
+    /// what lies around it.
     private func fillFromFile(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message,
         _ region: Region, _ file: MappedFile
     ) {
         var first = page
         var count = 1
-        if message.is_write == 0 {
+        if message.is_write == 0 && entry.pointee.departure == 0 {
             let low = max(region.pages.lowerBound, page & ~15)
             let high = min(region.pages.upperBound, page | 15 + 1)
-            while first > low, entry[Int(first) - 1 - Int(page)].isUntouched { first -= 1 }
+            while first > low, entry[Int(first) - 1 - Int(page)].isNew { first -= 1 }
             count = Int(page - first) + 1
-            while first + UInt64(count) < high, count < windowPages, entry[Int(first) + count - Int(page)].isUntouched {
+            while first + UInt64(count) < high, count < windowPages, entry[Int(first) + count - Int(page)].isNew {
                 count += 1
             }
             if Int(page - first) >= count { (first, count) = (page, 1) }
@@ -360,7 +365,8 @@ extension MonitorCore {
             if result < 0 { lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes) }
             return
         }
-        copyIn(space, first, present, store.readBuffer, message, writable: message.is_write != 0)
+        copyIn(
+            space, first, present, store.readBuffer, message, writable: message.is_write != 0, isAlone: present == 1)
     }
 
     /// Reads up to `count` pages of a file into the read buffer, padded with zeros; answers the bytes that there were.
@@ -428,7 +434,7 @@ extension MonitorCore {
                 space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
             }
         }
-        entry.pointee.clear(PageEntry.shared | PageEntry.dirty | PageEntry.followed)
+        entry.pointee.clear(PageEntry.shared | PageEntry.dirty)
         entry.pointee.set(PageEntry.resident | (writable ? PageEntry.dirty : 0))
     }
 

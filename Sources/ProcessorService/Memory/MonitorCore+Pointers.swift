@@ -18,7 +18,7 @@ extension MonitorCore {
     /// Scans on, and brings what is pointed to, up to a batch of pages.
     func follow(_ space: AddressSpace, _ start: PointerTrail.Cursor, isNew: Bool = false) {
         guard let agent = space.agent, let bounds = space.regions.bounds else { return }
-        let isFetching = space.trail.pays
+        let isFetching = space.trail.ghosts.pays
         let most = isFetching ? followPages : Self.samples_max
         var cursor = start
         var found = 0
@@ -41,8 +41,8 @@ extension MonitorCore {
                         return bringFollowed(space, isFetching ? found : 0)
                     }
                     if !isFetching {
-                        space.trail.sample(page)
-                    } else if space.trail.samples(page) || isFollowed(page, found) {
+                        space.trail.ghosts.sample(page)
+                    } else if space.trail.ghosts.samples(page) || isFollowed(page, found) {
                         continue
                     }
                     followed[found] = page
@@ -64,7 +64,7 @@ extension MonitorCore {
     }
 
     /// Brings single pages that nobody waits for yet.
-    private func bringFollowed(_ space: AddressSpace, _ count: Int) {
+    private func bringFollowed(_ space: AddressSpace, _ count: Int, isAlone: Bool = false) {
         ProgramCounters.add(counters.followedPages, count)
         if count == 0 || !makeRoom(count) || space.isDead { return }
         var absent = 0
@@ -76,26 +76,45 @@ extension MonitorCore {
                 absent += 1
                 continue
             }
-            mapFollowed(space, page, lent.place)
+            mapFollowed(space, page, lent.place, isAlone)
             store.endRead(lent)
             if space.isDead { return }
         }
         if absent > 0 {
             guard store.gather(followedEntries, count: absent) else { return checkStore() }
             for index in 0..<absent {
-                mapFollowed(space, followed[index], store.readBuffer + index * Int(Page.bytes))
+                mapFollowed(space, followed[index], store.readBuffer + index * Int(Page.bytes), isAlone)
             }
         }
         counters.setResident(resident)
     }
 
-    /// Maps one page that was pointed to: writable at once where such pages are written to as a rule, since a first write
-    /// costs a fault and a needless write-back a tenth of it.
-    private func mapFollowed(_ space: AddressSpace, _ page: UInt64, _ source: UnsafeMutableRawPointer) {
-        let writable = space.trail.bringsWritable()
-        copyAhead(space, page, 1, source, writable: writable)
-        guard !writable, let entry = space.table.find(page), entry.pointee.isResident else { return }
-        entry.pointee.set(PageEntry.followed)
-        space.trail.noteReadOnly()
+    /// Maps one page that nobody waits for yet.
+    private func mapFollowed(
+        _ space: AddressSpace, _ page: UInt64, _ source: UnsafeMutableRawPointer, _ isAlone: Bool
+    ) {
+        copyAhead(space, page, 1, source, writable: space.habit.assumesWrite(page), isAlone: isAlone)
+    }
+
+    // MARK: Strides
+
+    /// Brings what a walk at a distance of some pages comes to next.
+    func stride(_ space: AddressSpace, _ page: UInt64, thread: Int32) {
+        let run = space.strides.fault(page, thread: thread)
+        let isFetching = space.strides.ghosts.pays || space.strides.ghosts.isYoung
+        var found = 0
+        var next = Int(page)
+        for _ in 0..<min(run.count, followPages) {
+            next += run.stride
+            guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)),
+                entry.pointee.isRemote
+            else { continue }
+            if !isFetching { return space.strides.ghosts.sample(UInt64(next)) }
+            if space.strides.ghosts.samples(UInt64(next)) { continue }
+            followed[found] = UInt64(next)
+            found += 1
+        }
+        // A walk that comes back soon goes around in what is worth keeping.
+        bringFollowed(space, found, isAlone: true)
     }
 }

@@ -25,9 +25,6 @@ struct PageEntry: Equatable {
     static let marked: UInt64 = 1 << 6
     /// Resident, and in the queue of pages that came back soon after they had left.
     static let proven: UInt64 = 1 << 7
-    /// Resident, write-protected, and brought because something pointed to it.
-    static let followed: UInt64 = 1 << 28
-
     /// Resident, and in a batch that is being evicted.
     static let leaving: UInt64 = 1 << 29
 
@@ -42,6 +39,8 @@ struct PageEntry: Equatable {
     @inline(__always) var isShared: Bool { bits & Self.shared != 0 }
     @inline(__always) var isStored: Bool { bits & Self.stored != 0 }
     @inline(__always) var isUntouched: Bool { bits & (Self.resident | Self.stored | Self.poisoned) == 0 }
+    /// Untouched, and never was resident.
+    @inline(__always) var isNew: Bool { isUntouched && departure == 0 }
     @inline(__always) var isRemote: Bool { bits & (Self.resident | Self.stored) == Self.stored }
 
     @inline(__always) mutating func set(_ flags: UInt64) { bits |= flags }
@@ -61,7 +60,6 @@ struct PageEntry: Equatable {
     @inline(__always) mutating func forgetStored() { bits &= Self.kept & ~Self.stored }
 
     @inline(__always) var isProven: Bool { bits & Self.proven != 0 }
-    @inline(__always) var isFollowed: Bool { bits & Self.followed != 0 }
     /// When the page left local memory, in the program's departures, in units of 64 and modulo 2^16; 0: never.
     @inline(__always) var departure: UInt64 {
         get { bits >> 12 & 0xffff }

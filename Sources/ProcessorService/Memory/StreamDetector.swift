@@ -35,19 +35,15 @@ struct StreamDetector: ~Copyable {
         streams.deallocate()
     }
 
-    @inline(__always)
-    private static func hash(_ page: UInt64, _ bits: UInt64) -> Int {
-        Int((page &* 0x9e37_79b9_7f4a_7c15) >> (64 - bits))
-    }
     private static let pageMask: UInt64 = 1 << 40 - 1
 
     /// Looks a fault up, and takes its expectation out. Follow it by `expect` or `restart`.
     mutating func predict(_ page: UInt64) -> Prediction {
         time &+= 1
-        var place = streams + Self.hash(page, Self.streamBits)
+        var place = streams + PageHash.slot(page, Self.streamBits)
         var found = place.pointee
         if found & Self.pageMask != page {
-            place = candidates + Self.hash(page, Self.candidateBits)
+            place = candidates + PageHash.slot(page, Self.candidateBits)
             found = place.pointee
             if found & Self.pageMask != page || (time &- found >> 48) & 0xffff > Self.age_max {
                 return Prediction(window: 1, isDown: false)
@@ -60,23 +56,23 @@ struct StreamDetector: ~Copyable {
 
     /// Whether a stream of this direction is expected to go on at `page`; leaves it as it is.
     func expects(_ page: UInt64, isDown: Bool) -> Bool {
-        let found = streams[Self.hash(page, Self.streamBits)]
+        let found = streams[PageHash.slot(page, Self.streamBits)]
         return found & Self.pageMask == page && (found >> 40 & 1 != 0) == isDown
     }
 
     /// Records that the stream's next fault is expected at `page`.
     mutating func expect(_ page: UInt64, _ prediction: Prediction) {
         let exponent = UInt64(prediction.window.trailingZeroBitCount)
-        streams[Self.hash(page, Self.streamBits)] =
+        streams[PageHash.slot(page, Self.streamBits)] =
             page & Self.pageMask | (prediction.isDown ? 1 << 40 : 0) | exponent << 41 | (time & 0xffff) << 48
     }
 
     /// Records a fault that belongs to no stream: it may be the first of one.
     mutating func restart(_ page: UInt64) {
         let stamp = (time & 0xffff) << 48
-        candidates[Self.hash(page + 1, Self.candidateBits)] = (page + 1) & Self.pageMask | stamp
+        candidates[PageHash.slot(page + 1, Self.candidateBits)] = (page + 1) & Self.pageMask | stamp
         if page > 0 {
-            candidates[Self.hash(page - 1, Self.candidateBits)] = (page - 1) & Self.pageMask | 1 << 40 | stamp
+            candidates[PageHash.slot(page - 1, Self.candidateBits)] = (page - 1) & Self.pageMask | 1 << 40 | stamp
         }
     }
 }
