@@ -195,12 +195,14 @@ CODE static void evict(volatile struct lego_agent_page *page, int pipe) {
     move.move = 0;
     operation->error = call3(SYS_ioctl, MOVE_USERFAULT, UFFDIO_MOVE, (long)&move);
     bytes = move.move > 0 ? (uint64_t)move.move : 0;
-    operation->done = (uint32_t)(bytes / 4096);
     if (bytes) {
+      uint64_t left = bytes;
       void *to = (void *)(BUFFER + operation->slot * 4096ull), *from = (void *)move.dst;
-      __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes)::"memory");
+      __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(left)::"memory");
       moved = 1;
     }
+    // Not before they lie in the buffer: an agent that is killed leaves them either there or in the pool.
+    operation->done = (uint32_t)(bytes / 4096);
   }
   if (moved) call3(SYS_madvise, POOL, POOL_BYTES, MADV_DONTNEED);
   splice_out(page, count, pipe);
@@ -300,17 +302,17 @@ CODE static void lego_agent_main(void) {
 // Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never
 // sees the agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
 CODE __attribute__((naked)) void lego_agent_boot(void) {
-  __asm__ volatile(ASM_CLONE("0", "2")
+  __asm__ volatile("movabs %4, %%r12\n"
+                   ASM_CLONE("0", "2")
                    "jz 1f\n"
-                   "js 3f\n"
+                   "js 5f\n"
                    "mov %%eax, %%edi\n"
                    "mov $61, %%eax\n" // wait4(intermediate, NULL, __WALL, NULL)
                    "xor %%esi, %%esi\n"
                    "mov $0x40000000, %%edx\n"
                    "xor %%r10d, %%r10d\n"
                    "syscall\n"
-                   "3: movabs %4, %%r12\n"
-                   ASM_CLOSE("5")
+                   "3:" ASM_CLOSE("5")
                    ASM_CLOSE("6")
                    ASM_CLOSE("7")
                    ASM_CLOSE("9")
@@ -324,9 +326,13 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "syscall\n"
                    "4: pause\n"
                    "jmp 4b\n"
+                   "5: mov %%eax, %c11(%%r12)\n"
+                   "jmp 3b\n"
                    "1:" ASM_CLONE("1", "3")
                    "jz 2f\n"
-                   "xor %%edi, %%edi\n"
+                   "jns 6f\n"
+                   "mov %%eax, %c11(%%r12)\n"
+                   "6: xor %%edi, %%edi\n"
                    "mov $231, %%eax\n" // exit_group
                    "syscall\n"
                    "2: xor %%ebp, %%ebp\n"
@@ -338,7 +344,8 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "i"(offsetof(struct lego_agent_page, userfault_device)),
                    "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)),
                    "i"(offsetof(struct lego_agent_page, pipes[0])),
-                   "i"(offsetof(struct lego_agent_page, pipes[1])));
+                   "i"(offsetof(struct lego_agent_page, pipes[1])),
+                   "i"(offsetof(struct lego_agent_page, clone_error)));
 }
 
 extern const char __start_lego_agent[], __stop_lego_agent[];

@@ -14,6 +14,9 @@ public final class ProcessorService: Sendable {
     /// waits for the answer.
     private static let setupLimit = Duration.seconds(10)
 
+    /// How long a core file waits for the memory of its process.
+    private static let coreLimit = Duration.seconds(60)
+
     private let configuration: ProcessorConfiguration
     private let engine: any MemoryEngine
     private let hooks: ProcessorHooks
@@ -115,6 +118,12 @@ public final class ProcessorService: Sendable {
     /// with errors.
     public func componentLost(_ node: NodeID) {
         for program in table.all { program.memoryLost(node) }
+    }
+
+    /// The kernel is about to write a core file of a process: waits, at most some seconds, until its memory is there.
+    public func prepareCore(process: Int32) {
+        let deadline = Deadline.after(Self.coreLimit)
+        for program in table.all where program.prepareCore(process: process, until: deadline) { return }
     }
 
     /// Ends all programs and waits until nothing of them is left: SIGTERM, then SIGKILL. Their ends are reported if the

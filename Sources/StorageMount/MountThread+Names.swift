@@ -149,6 +149,7 @@ extension MountThread {
     ) {
         let context = fuse_req_ctx(fuse).pointee
         let flags = UInt32(bitPattern: file.pointee.flags)
+        if file.pointee.flags & Self.coreFlags == Self.coreFlags { prepareCore(context.pid) }
         let reply = perform(StorageFunction.create, .once) { session in
             guard let directory = handle(parent, session) else { return Int(-ESTALE) }
             return encode(

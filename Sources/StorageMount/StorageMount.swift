@@ -63,7 +63,11 @@ public final class StorageMount: Sendable {
     let watch: StorageWatch
     let logger: Logger
     public let mountPoint: String
-    private let threadCount: Int
+    /// Called with the number of a process before its core file is made.
+    let coreBegins: @Sendable (Int32) -> Void
+    /// Threads that wait in it: one is always left to serve what that takes.
+    let coresBegun = Atomic<Int>(0)
+    let threadCount: Int
     private nonisolated(unsafe) let buffers: UnsafeMutableRawBufferPointer
     private let state = Mutex(State())
 
@@ -77,9 +81,12 @@ public final class StorageMount: Sendable {
     ///   - buffers: Part of the node's pool, at least `bufferBytes(threads:)`, the mount's alone while it is mounted.
     ///   - mountPoint: An existing directory.
     ///   - threads: How many requests are under way at a time.
+    ///   - coreBegins: Called on a mount thread when the kernel makes the core file of a process; the process waits for
+    ///     it. Files of the mount may be read meanwhile.
     public init(
         node: RackNode, storage: @escaping @Sendable () -> LitePeer?, buffers: UnsafeMutableRawBufferPointer,
-        mountPoint: String, threads: Int = 4, logger: Logger
+        mountPoint: String, threads: Int = 4, logger: Logger,
+        coreBegins: @escaping @Sendable (Int32) -> Void = { _ in }
     ) throws(StorageMountError) {
         let need = Self.bufferBytes(threads: threads)
         if buffers.count < need { throw .buffersTooSmall(have: buffers.count, need: need) }
@@ -87,6 +94,7 @@ public final class StorageMount: Sendable {
         self.buffers = buffers
         self.mountPoint = mountPoint
         self.logger = logger
+        self.coreBegins = coreBegins
         threadCount = threads
         link = StorageLink(node: node, storage: storage, patience: Self.patience)
         watch = StorageWatch(link: link)

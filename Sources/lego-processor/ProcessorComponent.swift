@@ -53,7 +53,7 @@ final class ProcessorComponent: Sendable {
         let follower = storage
         mount = try StorageMount(
             node: frame.node, storage: { follower.current() }, buffers: buffers, mountPoint: tree,
-            threads: Self.mountThreads, logger: context.logger)
+            threads: Self.mountThreads, logger: context.logger, coreBegins: { notices.coreBegins($0) })
         var configuration = ProcessorConfiguration(
             excacheBytes: settings[ProcessorKeys.excache], stateDirectory: state,
             attachListen: FabricAddress(settings[ProcessorKeys.attach]))
@@ -68,7 +68,7 @@ final class ProcessorComponent: Sendable {
         gate = ReadinessGate(isConnected: { follower.current() != nil }) { name in
             readiness.report(.ready(name: name, liteAddress: address, apiAddress: ""))
         }
-        notices.set(mount: mount, gate: gate)
+        notices.set(mount: mount, gate: gate, service: service)
     }
 
     private static func makeDirectories(state: String, tree: String) throws {

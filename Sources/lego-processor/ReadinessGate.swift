@@ -1,3 +1,4 @@
+import ProcessorService
 import StorageMount
 import Synchronization
 import Wire
@@ -52,12 +53,16 @@ final class Notices: Sendable {
     private struct Receivers {
         var mount: StorageMount?
         var gate: ReadinessGate?
+        var service: ProcessorService?
     }
     private let receivers = Mutex(Receivers())
 
-    func set(mount: StorageMount, gate: ReadinessGate) {
-        receivers.withLock { $0 = Receivers(mount: mount, gate: gate) }
+    func set(mount: StorageMount, gate: ReadinessGate, service: ProcessorService) {
+        receivers.withLock { $0 = Receivers(mount: mount, gate: gate, service: service) }
     }
+
+    /// A process dumps its core into the mount.
+    func coreBegins(_ process: Int32) { receivers.withLock { $0.service }?.prepareCore(process: process) }
 
     func storageConnected() {
         let (mount, gate) = receivers.withLock { ($0.mount, $0.gate) }

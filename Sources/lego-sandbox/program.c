@@ -38,9 +38,9 @@ static void take_streams(const struct start *start, int inner) {
 }
 
 static void set_limits(int inner) {
-  // No core files: they would be made of pages that are not here. 1 and not 0, which does not keep a core from a
-  // handler (core(5)).
-  struct rlimit core = {1, 1}, files;
+  // No core files unless the program asks for them, as after a login. 1 and not 0, which does not keep a core from the
+  // host's handler (core(5)).
+  struct rlimit core = {1, RLIM_INFINITY}, files;
   if (setrlimit(RLIMIT_CORE, &core) < 0 || getrlimit(RLIMIT_NOFILE, &files) < 0)
     fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "setrlimit");
   if (files.rlim_cur > OPEN_FILES) files.rlim_cur = OPEN_FILES;

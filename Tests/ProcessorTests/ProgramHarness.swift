@@ -29,6 +29,7 @@ final class NativeEngine: MemoryEngine {
             return statistics
         }
         func memoryLost(_ node: NodeID) { engine.end(program, .lost("memory component memory1 was lost")) }
+        func prepareCore(process: Int32, until deadline: Deadline) {}
         func stop() { engine.stopped.withLock { $0.append(program) } }
     }
 

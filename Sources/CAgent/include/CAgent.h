@@ -62,6 +62,8 @@ struct lego_agent_page {
   // Whether the address space needs a userfaultfd of its own: a new image does, a forked child has inherited one.
   uint32_t is_new_image;
   uint32_t booted;
+  // Why no agent could be cloned (negative), 0 when one was: if it says nothing all the same, somebody has killed it.
+  int32_t clone_error;
   // The request that the agent has begun with.
   uint32_t begun;
   // A request is posted by adding one to `requested`, answered by storing the same number in `finished`. Each side says

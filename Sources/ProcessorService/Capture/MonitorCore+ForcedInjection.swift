@@ -18,6 +18,8 @@ extension MonitorCore {
             let deadline = Deadline.after(Self.patience)
             var tracee = try Tracee(seizing: thread)
             try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline) { serveWhileInjecting(space) }
+            // It may have been in execve(2): there is another image now, and nothing of this one at its addresses.
+            if readIdentity(thread) != space.identity { return false }
             try tracee.save()
             try tracee.holdSignals()
             var registers = tracee.saved

@@ -8,6 +8,8 @@ import Kernel
 /// (docs/ARCHITECTURE.md, "How a program is captured").
 extension MonitorCore {
     static let patience: Duration = .seconds(10)
+    /// Where so many agents in a row are killed, none is wanted.
+    private static let agentsKilled_max = 100
 
     /// Injects into the address space of a thread that made a trapped call.
     func inject(_ notification: lego_notification) {
@@ -30,7 +32,7 @@ extension MonitorCore {
 
     func injectionFailed(_ error: Tracee.Failure) {
         switch error {
-        case .gone, .unavailable: break
+        case .gone, .unavailable, .agentKilled: break
         case .failed(let text): fail(.internalError("cannot attach to a process of the program: \(text)"))
         }
     }
@@ -45,6 +47,14 @@ extension MonitorCore {
             throw .gone
         } catch .unavailable {
             throw .unavailable
+        } catch .agentKilled {
+            // The thread that waits for it is the program's own, and whoever killed it too.
+            agentsKilled += 1
+            let deadline = Deadline.after(Self.patience)
+            try tracee.interrupt()
+            try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline) { _ = poll(nil, 0, 1) }
+            if agentsKilled > Self.agentsKilled_max { makeNative(notification.thread) }
+            try tracee.letGo()
         } catch {
             throw tracee.hasDied() ? .gone : error
         }
@@ -95,6 +105,9 @@ extension MonitorCore {
         }
         try tracee.holdSignals()
         if known?.agentMemory == nil || known?.agentMemory !== handover.memory {
+            // That of an agent which was killed before it was known is replaced.
+            let isThere = readAgentPage(notification.thread)?.nonce == nonce
+            let place = UInt64(MAP_SHARED | (isThere ? MAP_FIXED : MAP_FIXED_NOREPLACE))
             // Code and data apart: a process may have denied itself memory that is both (PR_SET_MDWE).
             let code = UInt64(LEGO_AGENT_CODE_BYTES)
             for (offset, bytes, protection) in [
@@ -103,8 +116,7 @@ extension MonitorCore {
             ] {
                 let mapped = try tracee.call(
                     SystemCall.mmap, at: stopped.rip - 2, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
-                    UInt64(MAP_SHARED) | 0x100000 /* MAP_FIXED_NOREPLACE */, UInt64(handover.memoryNumber), offset,
-                    until: deadline, idle: idle)
+                    place, UInt64(handover.memoryNumber), offset, until: deadline, idle: idle)
                 if mapped != Int64(LEGO_AGENT_BASE + offset) {
                     throw .failed(
                         "its address space has no room for the agent (\(KernelError.text(Int32(clamping: -mapped))))")
@@ -128,12 +140,15 @@ extension MonitorCore {
             try tracee.interrupt()
             try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
             let space = try enter(greeting, known, handover)
-            if known == nil { try takeOver(space, notification.thread) }
+            if !space.isTakenOver { try takeOver(space, notification.thread) }
             attach(space, thread: notification.thread)
+            agentsKilled = 0
             try tracee.letGo()
         } catch {
+            let isKilled = !agent.isAlive
             // It would keep the memory of a process that has died.
             agent.kill()
+            if isKilled, case .failed = error { throw .agentKilled }
             throw error
         }
     }
@@ -214,6 +229,7 @@ extension MonitorCore {
             memory.base.copyMemory(from: lego_agent_code(), byteCount: Int(lego_agent_code_bytes()))
             let page = (memory.base + Int(LEGO_AGENT_PAGE_OFFSET)).assumingMemoryBound(to: lego_agent_page.self)
             page.pointee = lego_agent_page()
+            page.pointee.nonce = nonce
             let evictorPage = memory.base + Int(LEGO_AGENT_EVICTOR_PAGE_OFFSET)
             evictorPage.assumingMemoryBound(to: lego_agent_page.self).pointee = lego_agent_page()
             page.pointee.identity = known?.identity ?? 0
@@ -254,15 +270,12 @@ extension MonitorCore {
     }
 
     private func isAgentMapped(_ thread: Int32, _ known: AddressSpace?) -> Bool {
-        guard let known, known.agentMemory != nil else { return false }
-        var words: (UInt64, UInt64) = (0, 0)
-        let count = lego_process_read(
-            thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
-        return count == 16 && words.0 == nonce && words.1 == known.identity
+        guard let known, known.agentMemory != nil, let words = readAgentPage(thread) else { return false }
+        return words.nonce == nonce && words.identity == known.identity
     }
 
     /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace. Nothing when the
-    /// thread could not clone an agent, for a limit of processes (RLIMIT_NPROC), or the agent did not live.
+    /// thread could not clone an agent, for a limit of processes (RLIMIT_NPROC).
     private func receive(
         _ handover: inout Handover, _ tracee: inout Tracee, until deadline: Deadline, idle: () -> Void
     ) throws(Tracee.Failure) -> Greeting? {
@@ -272,8 +285,11 @@ extension MonitorCore {
                 let bytes = letter.receive(handover.socket)
                 if bytes == 4 { break }
                 if bytes == 0 {
-                    // Nobody has the other end: the thread was killed, or has gone on without an agent.
+                    // Nobody has the other end: the thread or the agent was killed, or none could be cloned.
                     try waitForBoot(handover, &tracee, until: deadline, idle: idle)
+                    let page = handover.memory.base + Int(LEGO_AGENT_PAGE_OFFSET)
+                    let cloned = page.assumingMemoryBound(to: lego_agent_page.self).pointee.clone_error == 0
+                    if cloned { throw .agentKilled }
                     return nil
                 }
                 if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
@@ -294,6 +310,10 @@ extension MonitorCore {
             let agent = try Agent(
                 memory: handover.memory, process: letter.sender.pid, pipe: pipe, evictorPipe: evictorPipe)
             return Greeting(agent: agent, userfault: userfault)
+        } catch let error as KernelError where error.number == ESRCH || error.number == ENOENT {
+            // The thread gives the descriptors back before it makes its call again.
+            try waitForBoot(handover, &tracee, until: deadline, idle: idle)
+            throw .agentKilled
         } catch {
             throw .failed("\(error)")
         }

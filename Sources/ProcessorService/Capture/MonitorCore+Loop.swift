@@ -99,6 +99,12 @@ extension MonitorCore {
         }
         for node in lost { store.memoryLost(node) }
         checkStore()
+        let cores = mailbox.cores.withLock { list in
+            let cores = list
+            list = []
+            return cores
+        }
+        for core in cores { prepareCore(core) }
     }
 
     // MARK: Address spaces
@@ -203,6 +209,7 @@ extension MonitorCore {
         endColocation()
         for space in spaces { if let space { removeSpace(space) } }
         spaces = []
+        for core in mailbox.cores.withLock({ $0 }) { core.finish() }
         awaitAhead()
         ahead.evictor.stop()
         store.releaseAll()

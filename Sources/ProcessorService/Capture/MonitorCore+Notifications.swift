@@ -47,12 +47,18 @@ extension MonitorCore {
     /// The address space of the caller, if it has an agent: read from the agent's page, which is shared memory and so
     /// never waits for a fault.
     private func identify(_ notification: lego_notification) -> AddressSpace? {
-        var words: (UInt64, UInt64) = (0, 0)
-        let count = lego_process_read(
-            notification.thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
-        if count != 16 || words.0 != nonce { return nil }
-        guard let space = space(identity: words.1), space.agent != nil else { return nil }
+        guard let words = readAgentPage(notification.thread), words.nonce == nonce,
+            let space = space(identity: words.identity), space.agent != nil, space.isTakenOver
+        else { return nil }
         return space
+    }
+
+    /// The first words of the agent's page in a thread's memory; nil where there is none.
+    func readAgentPage(_ thread: Int32) -> (nonce: UInt64, identity: UInt64)? {
+        var words: (nonce: UInt64, identity: UInt64) = (0, 0)
+        let count = lego_process_read(
+            thread, UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_PAGE_OFFSET), &words, 16)
+        return count == 16 ? words : nil
     }
 
     func space(identity: UInt64) -> AddressSpace? {

@@ -6,11 +6,19 @@ import Kernel
 /// Takes over what the kernel mapped when it loaded a program: from then on all of its private memory is anonymous,
 /// registered, and in the tables.
 extension MonitorCore {
-    /// All threads of the new image are stopped: it has one.
+    /// All threads of the new image are stopped: it has one. Where an agent was killed in the midst of it, the next one
+    /// goes on.
     func takeOver(_ space: AddressSpace, _ thread: Int32) throws(Tracee.Failure) {
         do {
             let areas = try ProcessFiles.areas(thread)
             let map = try ProcessFiles.open(thread, "pagemap")
+            if let begun = space.replacement {
+                let start = Page.address(begun.region.pages.lowerBound)
+                // Still the file's: it is replaced below like the others.
+                let isReplaced = areas.contains { $0.start <= start && start < $0.end && $0.inode == 0 }
+                if isReplaced { try finishReplacement(space, begun) }
+                space.replacement = nil
+            }
             let agentEnd = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_SPAN)
             for area in areas {
                 if area.name == "[vdso]" { findSystemCall(space, area) }
@@ -26,7 +34,9 @@ extension MonitorCore {
             throw .failed("\(error)")
         }
         let end = agentCall(space, SystemCall.brk, 0)
-        space.breakEnd = end > 0 ? UInt64(end) : 0
+        if end < 0 { throw .failed("the agent does not say where the program break is") }
+        space.breakEnd = UInt64(end)
+        space.isTakenOver = true
     }
 
     private func findSystemCall(_ space: AddressSpace, _ area: ProcessFiles.MappedArea) {
@@ -65,7 +75,12 @@ extension MonitorCore {
     ) throws(KernelError) {
         let first = Page.number(area.start)
         _ = try checked("UFFDIO_REGISTER", lego_uffd_register(space.userfault.raw, area.start, area.bytes))
-        space.regions.insert(Region(pages: first..<Page.number(area.end)))
+        var next = first
+        for known in space.regions.parts(in: first..<Page.number(area.end)) {
+            space.regions.insert(Region(pages: next..<known.pages.lowerBound))
+            next = known.pages.upperBound
+        }
+        space.regions.insert(Region(pages: next..<Page.number(area.end)))
         for (index, word) in words(area, map).enumerated() where word & (Self.isPresent | Self.isSwapped) != 0 {
             arrive(space, first + UInt64(index), writable: true)
         }
@@ -93,16 +108,29 @@ extension MonitorCore {
             if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
             written.append((page, bytes))
         }
+        let region = Region(
+            pages: first..<Page.number(area.end), file: MappedFile(file), fileOffset: area.offset)
+        let replacement = Replacement(region: region, written: written)
+        space.replacement = replacement
         let result = agentCall(
             space, SystemCall.mmap, area.start, area.bytes, UInt64(area.protection),
             UInt64(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE), UInt64(bitPattern: -1), 0)
         if result != Int64(area.start) {
             throw KernelError("mmap in place of a file mapping", Int32(clamping: -result))
         }
-        space.regions.insert(
-            Region(pages: first..<Page.number(area.end), file: MappedFile(file), fileOffset: area.offset))
-        _ = try checked("UFFDIO_REGISTER", lego_uffd_register(space.userfault.raw, area.start, area.bytes))
-        for (page, bytes) in written {
+        try finishReplacement(space, replacement)
+        space.replacement = nil
+    }
+
+    /// The anonymous memory is there: it takes its place in the tables, and what the program has written returns.
+    private func finishReplacement(_ space: AddressSpace, _ replacement: Replacement) throws(KernelError) {
+        let pages = replacement.region.pages
+        space.regions.insert(replacement.region)
+        _ = try checked(
+            "UFFDIO_REGISTER",
+            lego_uffd_register(
+                space.userfault.raw, Page.address(pages.lowerBound), UInt64(pages.count) * Page.bytes))
+        for (page, bytes) in replacement.written {
             let copied = bytes.withUnsafeBytes {
                 lego_uffd_copy(space.userfault.raw, Page.address(page), $0.baseAddress!, Page.bytes, 0)
             }
@@ -111,4 +139,10 @@ extension MonitorCore {
         }
         counters.setResident(resident)
     }
+}
+
+/// A private file mapping that becomes anonymous memory, and pages of it that the program has written.
+struct Replacement {
+    let region: Region
+    let written: [(UInt64, [UInt8])]
 }

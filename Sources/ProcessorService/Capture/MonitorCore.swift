@@ -62,6 +62,8 @@ final class MonitorCore: @unchecked Sendable {
     /// Notifications that arrived while another one was waited for.
     var setAside: [lego_notification] = []
     var threads = ThreadTable()
+    /// Agents in a row that were killed before they were known.
+    var agentsKilled = 0
     var colocation = Colocation()
     /// Processes that were left to the kernel when they started a program, each with what tells that program's image
     /// from a later one's.
@@ -207,6 +209,7 @@ final class MonitorMailbox: Sendable {
     let counters = ProgramCounters()
     let isStopping = Atomic<Bool>(false)
     let lost = Mutex<[NodeID]>([])
+    let cores = Mutex<[CoreRequest]>([])
 
     init() throws(KernelError) { wake = try EventDescriptor() }
 }

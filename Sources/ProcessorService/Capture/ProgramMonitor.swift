@@ -53,6 +53,15 @@ public final class ProgramMonitor: Sendable {
         mailbox.wake.signal()
     }
 
+    /// The kernel is about to write a core file of a process of the program, which stands still: waits until all of its
+    /// memory is local, because the kernel fetches none. Any thread.
+    public func prepareCore(process: Int32, until deadline: Deadline) {
+        guard let request = try? CoreRequest(process: process) else { return }
+        mailbox.cores.withLock { $0.append(request) }
+        mailbox.wake.signal()
+        _ = request.wait(until: deadline)
+    }
+
     /// Ends the thread and releases the program's remote memory. Call it when the sandbox is dead. Idempotent; waits.
     public func stop() {
         mailbox.isStopping.store(true, ordering: .releasing)

@@ -10,6 +10,8 @@ struct Tracee: ~Copyable {
         case gone
         /// Another process traces it, or it may not have what an agent needs: its memory is the kernel's.
         case unavailable
+        /// The agent was killed before it was known. The thread shall make its call again, and with it the injection.
+        case agentKilled
         case failed(String)
     }
 

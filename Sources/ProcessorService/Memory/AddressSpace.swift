@@ -48,6 +48,11 @@ final class AddressSpace {
     var agent: Agent?
     /// The memory that the agent runs from; kept when the agent dies, because it stays mapped in the program.
     var agentMemory: MemoryFile?
+    /// Whether what the kernel mapped at exec, or the parent at fork, is in the tables. False again and again while agents
+    /// are killed that were about to do it.
+    var isTakenOver = false
+    /// The file mapping that an agent is about to replace.
+    var replacement: Replacement?
     /// The program break.
     var breakEnd: UInt64 = 0
     /// Address of a `syscall` instruction outside the agent, in the vDSO; 0: not known.

@@ -170,15 +170,15 @@ final class EvictionBatch {
 
     /// After the agent's death: what it has certainly not touched stays; what it may have unmapped counts as gone, for
     /// a page that is there all the same is only mapped longer than it is known to be. What went through the pipe is
-    /// whole. False when pages may be lost, because they were moved.
+    /// whole. False when pages were moved and nobody is left who could say which.
     private func recover(_ channel: AgentChannel) -> Bool {
         for index in 0..<count { fates[index] = .stays }
         if !channel.hasBegun { return true }
-        if moves > 0 { return false }
+        if moves > 0 && !recoverMoves(channel) { return false }
         let bytes = Int(lego_pipe_bytes(channel.pipe.raw))
         spliced = min(max(0, bytes) / Int(Page.bytes), splices)
         var piped = 0
-        for index in 0..<count {
+        for index in 0..<count where ways[index] != .move {
             if ways[index] == .splice {
                 if piped == spliced { continue }
                 piped += 1
@@ -186,6 +186,43 @@ final class EvictionBatch {
             fates[index] = .left
         }
         outcome = writeBack.run(from: channel.pipe, length: spliced)
+        return true
+    }
+
+    /// Pages that the agent has moved are in its pool, which is the program's memory and outlives it, or in its buffer
+    /// already; a page that is in neither was not moved.
+    private func recoverMoves(_ channel: AgentChannel) -> Bool {
+        guard let space, let agent else { return false }
+        for user in space.users where lego_pidfd_send_signal(user.descriptor, 0) == 0 {
+            guard let map = try? ProcessFiles.open(user.process, "pagemap") else { continue }
+            return recoverMoves(channel, agent, map)
+        }
+        return false
+    }
+
+    private func recoverMoves(_ channel: AgentChannel, _ agent: Agent, _ map: borrowing Descriptor) -> Bool {
+        let pool = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_POOL_OFFSET)
+        var operation = 0
+        var start = 0
+        while start < count {
+            let length = runLength(start)
+            let copied = min(Int(channel.operations[operation].done), length)
+            for index in start..<start + length where ways[start] == .move {
+                let address = pool + UInt64(index) * Page.bytes
+                var word: UInt64 = 0
+                if pread(map.raw, &word, 8, off_t(Page.number(address) * 8)) != 8 { return false }
+                if word >> 62 != 0 {
+                    let target = agent.buffer + index * Int(Page.bytes)
+                    let bytes = pread(agent.programMemory.raw, target, Int(Page.bytes), off_t(address))
+                    if bytes != Int(Page.bytes) { return false }
+                    fates[index] = .moved
+                } else if index - start < copied {
+                    fates[index] = .moved
+                }
+            }
+            start += length
+            operation += 1
+        }
         return true
     }
 

@@ -76,13 +76,15 @@ extension MonitorCore {
             if isGone(space) { removeSpace(space) } else { largest = space }
         }
         guard let largest else { return false }
+        let before = resident
         if let index = setAside.firstIndex(where: { readIdentity($0.thread) == largest.identity }) {
             // One of its threads waits for an answer already.
             inject(setAside.remove(at: index))
         } else if !forceInjection(largest) {
-            return false
+            // It may have ended meanwhile, or given its place to a new image.
+            if !largest.isDead && isGone(largest) { removeSpace(largest) }
+            return resident < before
         }
-        let before = resident
         evict(largest, count)
         return resident < before
     }

@@ -94,6 +94,16 @@ final class Program: Sendable {
         }
     }
 
+    /// Makes the memory of a process local, whose core is dumped, if it is one of this program's. Answers whether it is.
+    func prepareCore(process: Int32, until deadline: Deadline) -> Bool {
+        let life = state.withLock { $0.life }
+        guard let life, let namespace = ProcessFiles.namespace(process, "pid"),
+            namespace == ProcessFiles.namespace(life.sandbox.initProcess, "pid")
+        else { return false }
+        life.memory.prepareCore(process: process, until: deadline)
+        return true
+    }
+
     /// Signals the program's first process; KILL ends all of them. False when it has ended.
     func signal(_ number: Int32) -> Bool {
         let life = state.withLock { state -> Life? in

@@ -22,6 +22,8 @@ protocol ProgramMemory: Sendable {
     func statistics() -> ProgramStatistics
     /// Any thread: a memory component is lost.
     func memoryLost(_ node: NodeID)
+    /// Any thread: makes all memory of a process local that is about to be dumped to a core file. Waits.
+    func prepareCore(process: Int32, until deadline: Deadline)
     /// After the program's last process has ended. Gives everything back. Idempotent.
     func stop()
 }

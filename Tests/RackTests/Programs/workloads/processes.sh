@@ -1,0 +1,1 @@
+python3 "$SOURCES/processes.py" "$1"

@@ -1,0 +1,3 @@
+set -e
+rustc -O -o threads "$SOURCES/threads.rs"
+./threads 2>/dev/null
