@@ -49,7 +49,7 @@ run_app() {
 
 # Processor time of the processor daemon so far, in seconds.
 monitor_seconds() {
-  awk -v hz="$(getconf CLK_TCK)" '{print ($14 + $15) / hz}' "/proc/$(pgrep -f "^$binaries/lego-processor .*$scratch")/stat"
+  awk -v hz="$(getconf CLK_TCK)" '{print ($14 + $15) / hz}' "/proc/$(pgrep -o -f "^[^ ]*/lego-processor .*$scratch/")/stat"
 }
 
 # record APP LOCAL SYSTEM: one measured run.
