@@ -28,7 +28,7 @@ done
 require_root
 install_build_packages
 # What the tests run inside racks and compare with native runs.
-install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps util-linux iproute2 e2fsprogs mount
+install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps util-linux iproute2 e2fsprogs mount less
 
 say "style"
 swift format lint --strict --recursive "$root/Sources" "$root/Tests" "$root/Package.swift" || fail "'swift format' finds fault"

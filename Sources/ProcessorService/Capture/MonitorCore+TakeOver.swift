@@ -93,9 +93,8 @@ extension MonitorCore {
             if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
             written.append((page, bytes))
         }
-        let result = agentCall(
-            space, SystemCall.mmap, area.start, area.bytes, UInt64(area.protection),
-            UInt64(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE), UInt64(bitPattern: -1), 0)
+        let result = mapNamed(
+            space, file, area.start, area.bytes, UInt64(area.protection), MAP_PRIVATE | MAP_FIXED, area.offset)
         if result != Int64(area.start) {
             throw KernelError("mmap in place of a file mapping", Int32(clamping: -result))
         }

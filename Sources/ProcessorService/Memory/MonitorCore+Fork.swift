@@ -77,6 +77,7 @@ extension MonitorCore {
         } catch {
             return fail(.internalError("cannot follow a fork of the program: \(error)"))
         }
+        child.forkedFrom = parent
         child.regions = parent.regions
         child.breakEnd = parent.breakEnd
         child.systemCallInstruction = parent.systemCallInstruction
