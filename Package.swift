@@ -100,7 +100,10 @@ let package = Package(
             swiftSettings: strict),
         .target(
             name: "ProcessorService",
-            dependencies: ["Daemon", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", log],
+            dependencies: [
+                "Daemon", "RackConfiguration", "StorageMount", "Lite", "Kernel", "Wire", "CLinux", "CAgent", "CFuse",
+                log,
+            ],
             swiftSettings: hot),
         .target(
             name: "ManagerService",

@@ -29,7 +29,7 @@ require_root
 install_build_packages
 # What the tests run inside racks and compare with native runs.
 install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps util-linux iproute2 e2fsprogs mount \
-  make sqlite3 git gdb strace
+  make sqlite3 git gdb strace less
 if [[ ${LEGO_TEST_ALL:-} ]]; then
   install_packages postgresql default-jdk-headless nodejs golang-go rustc ffmpeg python3-numpy python3-scipy python3-sklearn
 fi

@@ -41,7 +41,7 @@ struct uffdio_move {
 #define POOL_BYTES (LEGO_AGENT_BATCH * 4096ull)
 
 // The agent's own descriptors, once it has closed all others.
-enum { MOVE_USERFAULT = 0, PIPE = 1, EVICTOR_PIPE = 2, SELF = 3 };
+enum { MOVE_USERFAULT = 0, PIPE = 1, EVICTOR_PIPE = 2, NAMES = 3, MEMORY = LEGO_AGENT_MEMORY_DESCRIPTOR, SELF = 5 };
 
 INLINE long call6(long number, long a, long b, long c, long d, long e, long f) {
   long result;
@@ -209,6 +209,18 @@ CODE static void evict(volatile struct lego_agent_page *page, int pipe) {
   drop(page, count);
 }
 
+// The address, or an error.
+CODE static long map_named(volatile struct lego_agent_page *page) {
+  long node, result;
+  page->name[LEGO_AGENT_NAME_BYTES - 1] = 0;
+  node = call6(SYS_openat, NAMES, (long)page->name, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+  if (node < 0) return node;
+  result = call6(SYS_mmap, page->arguments[0], page->arguments[1], page->arguments[2], page->arguments[3], node,
+                 page->arguments[5]);
+  call3(SYS_close, node, 0, 0);
+  return result;
+}
+
 CODE static void serve(volatile struct lego_agent_page *page, int pipe) {
   uint32_t seen = 0;
   for (;;) {
@@ -227,6 +239,8 @@ CODE static void serve(volatile struct lego_agent_page *page, int pipe) {
                            page->arguments[4], page->arguments[5]);
     } else if (page->command == LEGO_AGENT_EVICT) {
       evict(page, pipe);
+    } else if (page->command == LEGO_AGENT_MAP_NAMED) {
+      page->result = map_named(page);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     page->finished = seen;
@@ -275,7 +289,7 @@ CODE static void lego_agent_main(void) {
   volatile struct lego_agent_page *page = PAGE;
   uint64_t all = ~0ull, name[2];
   int userfault, socket = page->socket;
-  long moves, pipe, evictor_pipe;
+  long moves, pipe, evictor_pipe, names, memory;
 
   call6(SYS_rt_sigprocmask, 0 /* SIG_BLOCK */, (long)&all, 0, 8, 0, 0);
   call3(SYS_setsid, 0, 0, 0);
@@ -285,6 +299,9 @@ CODE static void lego_agent_main(void) {
   moves = prepare(&userfault);
   pipe = call3(SYS_fcntl, page->pipes[0], F_DUPFD_CLOEXEC, SELF + 1);
   evictor_pipe = call3(SYS_fcntl, page->pipes[1], F_DUPFD_CLOEXEC, SELF + 1);
+  names = page->names < 0 ? -1 : call3(SYS_fcntl, page->names, F_DUPFD_CLOEXEC, SELF + 1);
+  memory = call3(SYS_fcntl, page->memory_file, F_DUPFD_CLOEXEC, SELF + 1);
+  if (moves >= 0 && memory < 0) moves = memory;
   if (moves >= 0 && pipe < 0) moves = pipe;
   if (moves >= 0 && evictor_pipe < 0) moves = evictor_pipe;
   if (moves >= 0) start_evictor();
@@ -294,6 +311,11 @@ CODE static void lego_agent_main(void) {
   if (moves != MOVE_USERFAULT) call3(SYS_dup3, moves, MOVE_USERFAULT, O_CLOEXEC);
   call3(SYS_dup3, pipe, PIPE, O_CLOEXEC);
   call3(SYS_dup3, evictor_pipe, EVICTOR_PIPE, O_CLOEXEC);
+  if (names >= 0)
+    call3(SYS_dup3, names, NAMES, O_CLOEXEC);
+  else
+    call3(SYS_dup3, pipe, NAMES, O_CLOEXEC); // no directory: nothing can be opened there
+  call3(SYS_dup3, memory, MEMORY, O_CLOEXEC);
   call3(SYS_close_range, SELF, ~0u, 0);
   call3(SYS_pidfd_open, call3(SYS_getpid, 0, 0, 0), 0, 0);
   serve(page, PIPE);
@@ -317,6 +339,7 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    ASM_CLOSE("7")
                    ASM_CLOSE("9")
                    ASM_CLOSE("10")
+                   ASM_CLOSE("11")
                    "movl $1, %c8(%%r12)\n"
                    "lea %c8(%%r12), %%rdi\n"
                    "mov $202, %%eax\n" // futex(&booted, FUTEX_WAKE, 1)
@@ -326,12 +349,12 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "syscall\n"
                    "4: pause\n"
                    "jmp 4b\n"
-                   "5: mov %%eax, %c11(%%r12)\n"
+                   "5: mov %%eax, %c12(%%r12)\n"
                    "jmp 3b\n"
                    "1:" ASM_CLONE("1", "3")
                    "jz 2f\n"
                    "jns 6f\n"
-                   "mov %%eax, %c11(%%r12)\n"
+                   "mov %%eax, %c12(%%r12)\n"
                    "6: xor %%edi, %%edi\n"
                    "mov $231, %%eax\n" // exit_group
                    "syscall\n"
@@ -344,7 +367,7 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "i"(offsetof(struct lego_agent_page, userfault_device)),
                    "i"(offsetof(struct lego_agent_page, socket)), "i"(offsetof(struct lego_agent_page, booted)),
                    "i"(offsetof(struct lego_agent_page, pipes[0])),
-                   "i"(offsetof(struct lego_agent_page, pipes[1])),
+                   "i"(offsetof(struct lego_agent_page, pipes[1])), "i"(offsetof(struct lego_agent_page, names)),
                    "i"(offsetof(struct lego_agent_page, clone_error)));
 }
 

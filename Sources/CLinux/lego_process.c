@@ -7,6 +7,8 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <string.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 enum { SPAWN_DESCRIPTORS_MAX = 16, PIDFD_GROUP_FLAG = 1 << 2 /* PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9 */ };
@@ -98,4 +100,18 @@ int lego_raise_descriptor_limit(void) {
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;
   limit.rlim_cur = limit.rlim_max;
   return setrlimit(RLIMIT_NOFILE, &limit) < 0 ? -errno : 0;
+}
+
+ssize_t lego_system_information(void *buffer, size_t capacity, uint64_t total, uint64_t free) {
+  struct sysinfo information;
+  if (capacity < sizeof information) return -EINVAL;
+  if (sysinfo(&information) < 0) return -errno;
+  information.mem_unit = 1;
+  information.totalram = total;
+  information.freeram = free;
+  information.sharedram = information.bufferram = 0;
+  information.totalswap = information.freeswap = 0;
+  information.totalhigh = information.freehigh = 0;
+  memcpy(buffer, &information, sizeof information);
+  return sizeof information;
 }

@@ -22,6 +22,7 @@ int lego_seccomp_receive(int listener, struct lego_notification *notification) {
   memset(&raw, 0, sizeof raw);
   if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &raw) < 0) return -errno;
   notification->id = raw.id;
+  notification->listener = listener;
   notification->thread = (int32_t)raw.pid;
   notification->number = (uint32_t)raw.data.nr;
   for (int i = 0; i < 6; i++) notification->arguments[i] = raw.data.args[i];

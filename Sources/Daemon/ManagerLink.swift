@@ -20,6 +20,8 @@ public struct ComponentHooks: Sendable {
     public var registered: @Sendable (_ name: String, _ manager: NodeID) -> Void = { _, _ in }
     /// After each change of the membership.
     public var membershipChanged: @Sendable ([RackMember]) -> Void = { _ in }
+    /// With each heartbeat: what the rack's memory components have together, and how much is in use, in bytes.
+    public var rackMemory: @Sendable (_ total: UInt64, _ used: UInt64) -> Void = { _, _ in }
     /// What to report with each heartbeat.
     public var reports: @Sendable () -> [ProcessorManagerReport] = { [] }
 
@@ -246,7 +248,11 @@ public final class ManagerLink: Sendable {
                 peer, RackFunction.heartbeat, beat, answer: ManagerComponentHeartbeat.self,
                 until: .after(Self.exchangeLimit))
             switch result.status {
-            case .ok: epoch = result.response?.membershipEpoch ?? epoch
+            case .ok:
+                if let answer = result.response {
+                    epoch = answer.membershipEpoch
+                    hooks.rackMemory(answer.memoryBytes, answer.memoryUsedBytes)
+                }
             case .fenced:
                 logger.warning("the manager had given this component up; registering again")
                 registrationRefused(by: peer)

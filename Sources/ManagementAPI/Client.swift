@@ -40,6 +40,11 @@ public struct ManagementClient: Sendable {
         try post("/v1/programs", request, within: .seconds(30))
     }
 
+    /// Starts a process inside a running program; answers where its streams are.
+    public func join(_ id: UInt64, _ request: JoinRequest) throws(ManagementError) -> Attachment {
+        try post("/v1/programs/\(id)/join", request, within: .seconds(30))
+    }
+
     /// The running programs, or all that the rack remembers.
     public func programs(all: Bool) throws(ManagementError) -> [ProgramStatus] {
         try get("/v1/programs" + (all ? "?all=true" : ""))

@@ -7,6 +7,7 @@
 //   GET  /v1/programs/{id}/wait?seconds=N  -> 200 ProgramStatus once it has ended, or as it is after N (at most 30) seconds
 //   GET  /v1/programs/{id}/logs            -> 200 Attachment            (where and with which token to fetch them)
 //   POST /v1/programs/{id}/signal          SignalRequest -> 204
+//   POST /v1/programs/{id}/join            JoinRequest -> 201 Attachment (a process that has started inside the program)
 //   GET  /v1/status                        -> 200 RackStatus
 //   GET  /v1/fabric                        -> 200 FabricStatus
 //   GET  /v1/fabric/measure?from=A&to=B    -> 200 LinkFigures           (root only; A measures its link to B)
@@ -15,6 +16,8 @@
 //   POST /v1/components/{name}/kill        -> 204                       (root only)
 //
 // Every error is a 4xx or 5xx with an APIFailure. The caller's identity is the owner of the connection's far end on this host.
+
+import Wire
 
 /// A program to run. Arguments, environment and directory are `ByteText`.
 public struct SubmitRequest: Codable, Sendable, Equatable {
@@ -28,10 +31,17 @@ public struct SubmitRequest: Codable, Sendable, Equatable {
     public var isDetached: Bool
     /// Where the user cannot enter the working directory, the program starts in / and a notice says so. Absent: false.
     public var mayStartElsewhere: Bool?
+    /// The standard streams are a terminal of the program's own, of this size.
+    public var terminal: TerminalSize?
+    /// The most memory that it may have, local and remote.
+    public var memoryBytes: UInt64?
+    /// The CPUs of its processor on which it may run: `0,2-3`.
+    public var processors: String?
 
     public init(
         arguments: [String], environment: [String], workingDirectory: String, name: String? = nil,
-        excacheBytes: UInt64? = nil, user: String? = nil, isDetached: Bool = false, mayStartElsewhere: Bool? = nil
+        excacheBytes: UInt64? = nil, user: String? = nil, isDetached: Bool = false, mayStartElsewhere: Bool? = nil,
+        terminal: TerminalSize? = nil, memoryBytes: UInt64? = nil, processors: String? = nil
     ) {
         self.arguments = arguments
         self.environment = environment
@@ -41,6 +51,29 @@ public struct SubmitRequest: Codable, Sendable, Equatable {
         self.user = user
         self.isDetached = isDetached
         self.mayStartElsewhere = mayStartElsewhere
+        self.terminal = terminal
+        self.memoryBytes = memoryBytes
+        self.processors = processors
+    }
+}
+
+/// A process that joins a running program, as its user. Texts are `ByteText`.
+public struct JoinRequest: Codable, Sendable, Equatable {
+    public var arguments: [String]
+    /// `NAME=VALUE` each, in place of the program's own.
+    public var environment: [String]
+    /// Absent: where the program was started.
+    public var workingDirectory: String?
+    /// The standard streams are a terminal of its own, of this size.
+    public var terminal: TerminalSize?
+
+    public init(
+        arguments: [String], environment: [String], workingDirectory: String? = nil, terminal: TerminalSize? = nil
+    ) {
+        self.arguments = arguments
+        self.environment = environment
+        self.workingDirectory = workingDirectory
+        self.terminal = terminal
     }
 }
 

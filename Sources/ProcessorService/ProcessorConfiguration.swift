@@ -36,6 +36,8 @@ public struct ProcessorConfiguration: Sendable {
     }
 
     var logDirectory: String { stateDirectory + "/logs" }
+    /// Where `ProcTree` is mounted.
+    var procDirectory: String { stateDirectory + "/proc" }
 }
 
 /// The file tree of a storage component, mounted on this host.

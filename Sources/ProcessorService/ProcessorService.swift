@@ -12,19 +12,24 @@ import Wire
 public final class ProcessorService: Sendable {
     /// How long building a program's namespaces and loading it may take: the tree is remote. Less than the manager
     /// waits for the answer.
-    private static let setupLimit = Duration.seconds(10)
+    static let setupLimit = Duration.seconds(10)
 
     /// How long a core file waits for the memory of its process.
     private static let coreLimit = Duration.seconds(60)
 
-    private let configuration: ProcessorConfiguration
+    let configuration: ProcessorConfiguration
     private let engine: any MemoryEngine
-    private let hooks: ProcessorHooks
-    private let logger: Logger
-    private let table: ProgramTable
+    let hooks: ProcessorHooks
+    let logger: Logger
+    let table: ProgramTable
     private let reports: ReportQueue
     private let attach: AttachServer
     private let attachThread = Mutex<KernelThread?>(nil)
+    /// As the manager says it.
+    public let rackMemory = RackMemory()
+    private let proc = Mutex<ProcTree?>(nil)
+    /// What programs see in /proc; nil before the start.
+    var procTree: ProcTree? { proc.withLock { $0 } }
 
     /// Gives this process a mount namespace of its own, so that the storage mount and all binds vanish with the last of
     /// its processes. Must be called while the process has one thread.
@@ -71,6 +76,11 @@ public final class ProcessorService: Sendable {
             guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
             return start(request)
         }
+        node.register(RackFunction.joinProgram, ManagerProcessorJoin.self, ProcessorManagerStarted.self) {
+            [weak self] peer, request in
+            guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
+            return join(request)
+        }
         node.register(RackFunction.signalProgram, ManagerProcessorSignal.self, Acknowledgement.self) {
             [weak self] peer, request in
             guard let self, hooks.isManager(peer) else { return (.fenced, nil) }
@@ -92,6 +102,8 @@ public final class ProcessorService: Sendable {
         try Self.makeDirectory(configuration.stateDirectory, mode: 0o755)
         try Self.makeDirectory(configuration.logDirectory, mode: 0o700)
         do {
+            let tree = try ProcTree(mountPoint: configuration.procDirectory, logger: logger)
+            proc.withLock { $0 = tree }
             try reports.start()
             let attach = attach
             let thread = try KernelThread(name: "lego-attach") { attach.run() }
@@ -141,6 +153,11 @@ public final class ProcessorService: Sendable {
         for program in programs { program.end(.shutdown("\(hooks.name()) was shut down")) }
         for program in programs { program.join() }
         reports.stop()
+        let tree = proc.withLock { tree in
+            defer { tree = nil }
+            return tree
+        }
+        tree?.stop()
     }
 
     /// Signals a program's first process; KILL ends all of them, and a start that is under way.
@@ -165,18 +182,23 @@ public final class ProcessorService: Sendable {
             return (.ok, ProcessorManagerStarted(reason: notice.cut(toBytes: WireLimit.reason_max), exitStatus: 0))
         } catch {
             table.abandon(request.program)
+            procTree?.removeMemory(of: request.program)
             logger.info("start refused", metadata: ["program": "\(request.program)", "reason": "\(error.reason)"])
-            let number =
-                switch error.exitStatus {
-                case 127: ENOENT
-                case 126: EACCES
-                default: EIO
-                }
-            return Self.refusal(.system(number), error.reason, error.exitStatus)
+            return Self.refusal(error)
         }
     }
 
-    private static func refusal(_ status: Status, _ reason: String, _ exitStatus: UInt32 = 125)
+    static func refusal(_ failure: SandboxFailure) -> (Status, ProcessorManagerStarted?) {
+        let number =
+            switch failure.exitStatus {
+            case 127: ENOENT
+            case 126: EACCES
+            default: EIO
+            }
+        return refusal(.system(number), failure.reason, failure.exitStatus)
+    }
+
+    static func refusal(_ status: Status, _ reason: String, _ exitStatus: UInt32 = 125)
         -> (Status, ProcessorManagerStarted?)
     {
         (status, ProcessorManagerStarted(reason: reason.cut(toBytes: WireLimit.reason_max), exitStatus: exitStatus))
@@ -188,8 +210,11 @@ public final class ProcessorService: Sendable {
             throw SandboxFailure(
                 "no storage component is mounted at \(hooks.name()); is one healthy in 'legoctl status'?")
         }
-        let program = Program(request, logPath: "\(configuration.logDirectory)/\(request.program).log")
         var plan = plan(request, tree)
+        try checkProcessors(plan.processors)
+        let logPath = "\(configuration.logDirectory)/\(request.program).log"
+        let program = Program(request, plan: plan, logPath: logPath)
+        addMemory(of: program, request, to: &plan)
         do throws(SandboxFailure) {
             try launch(program, request, plan)
             return ""
@@ -207,11 +232,16 @@ public final class ProcessorService: Sendable {
     {
         var streams: StreamSet
         do {
-            streams = try request.isDetached ? .log(at: program.logPath) : .pipes()
+            if plan.terminal != nil {
+                streams = try .none()
+            } else {
+                streams = try request.isDetached ? .log(at: program.logPath) : .pipes()
+            }
         } catch { throw SandboxFailure(error, during: "standard streams") }
         let sandbox = try Sandbox.launch(
             executable: configuration.sandboxPath, plan: plan, streams: streams.program, limit: Self.setupLimit)
         do {
+            if let master = sandbox.takeTerminal() { streams.daemon = try .terminal(master) }
             try run(program, request, sandbox, streams.daemon)
         } catch { throw SandboxFailure(error, during: "memory engine") }
     }
@@ -222,7 +252,35 @@ public final class ProcessorService: Sendable {
             group: request.group, groups: request.groups, arguments: request.arguments,
             environment: request.environment, filter: engine.filter)
         plan.temporaryBytes = configuration.temporaryBytes
+        plan.terminal = request.terminal
+        plan.processors = request.processors
         return plan
+    }
+
+    /// The rack's memory, or the quota, as the program's /proc/meminfo.
+    private func addMemory(of program: Program, _ request: ManagerProcessorStart, to plan: inout SandboxPlan) {
+        // Newer than the last heartbeat: a memory component may have come since.
+        if request.rackMemoryBytes > 0 {
+            rackMemory.set(
+                total: request.rackMemoryBytes, used: rackMemory.usedBytes.load(ordering: .relaxed))
+        }
+        let figures = MemoryFigures(rack: rackMemory, quotaBytes: request.memoryBytes) { [weak program] in
+            guard let statistics = program?.statistics() else { return 0 }
+            return statistics.residentBytes + statistics.remoteBytes
+        }
+        program.setMemory(figures)
+        plan.memoryInformation = procTree?.addMemory(figures, of: program.id) ?? ""
+    }
+
+    /// A program that may run on no CPU of this host cannot run.
+    private func checkProcessors(_ wanted: [UInt64]) throws(SandboxFailure) {
+        if wanted.isEmpty { return }
+        var here = [UInt64](repeating: 0, count: WireLimit.processorWords_max)
+        _ = lego_thread_get_affinity(0, &here, here.count)
+        let missing = ProcessorSet(words: wanted).subtracting(ProcessorSet(words: here))
+        if missing.isEmpty { return }
+        throw SandboxFailure(
+            "\(hooks.name()) has no CPU \(missing); --cpus may name \(ProcessorSet(words: here))", exitStatus: 125)
     }
 
     /// Gives a loaded program its memory and its thread.
@@ -231,9 +289,14 @@ public final class ProcessorService: Sendable {
     ) throws(KernelError) {
         let wake = try EventDescriptor()
         guard let listener = sandbox.takeListener() else { throw KernelError("listener", EBADF) }
-        let seat = ProgramSeat(
+        var seat = ProgramSeat(
             program: program.id, name: program.name, initProcess: sandbox.initProcess, guardian: sandbox.faultSocket,
             limitBytes: request.excacheBytes)
+        seat.quotaBytes = request.memoryBytes
+        seat.processors = ProcessorSet(words: request.processors)
+        seat.user = request.user
+        seat.procTree = procTree
+        seat.memory = program.memoryFigures
         let memory = try engine.makeMemory(for: seat, listener: listener) { program.end($0) }
         do {
             try memory.start()
@@ -269,6 +332,7 @@ public final class ProcessorService: Sendable {
     {
         let handover = Handover(streams)
         let (logger, reports, table, limit) = (logger, reports, table, configuration.attachLimit)
+        let tree = procTree
         let logBytes_max = Int(clamping: configuration.logBytes_max)
         return try KernelThread(name: "lego-program") {
             guard let streams = handover.take() else { return }
@@ -279,6 +343,7 @@ public final class ProcessorService: Sendable {
                 reports.add($0)
             }
             loop.run()
+            tree?.removeMemory(of: program.id)
             table.ended(program.id)
         }
     }
@@ -306,11 +371,11 @@ public struct ProcessorHooks: Sendable {
     }
 }
 
-/// Carries the streams into the thread that owns them.
-private final class Handover: Sendable {
-    private let streams: Mutex<DaemonStreams?>
+/// Carries something with one owner into the thread that owns it.
+final class Handover<Value: ~Copyable>: Sendable {
+    private let value: Mutex<Value?>
 
-    init(_ streams: consuming DaemonStreams) { self.streams = Mutex(streams) }
+    init(_ value: consuming sending Value) { self.value = Mutex(value) }
 
-    func take() -> DaemonStreams? { streams.withLock { $0.take() } }
+    func take() -> sending Value? { value.withLock { $0.take() } }
 }

@@ -15,6 +15,7 @@ public enum RackFunction {
     public static let startProgram = FunctionID(rawValue: 0x0301)
     public static let signalProgram = FunctionID(rawValue: 0x0302)
     public static let programStatistics = FunctionID(rawValue: 0x0303)
+    public static let joinProgram = FunctionID(rawValue: 0x0304)
     // Memory: the first two called by processors, the third by processors and by the manager.
     public static let reserveChunks = FunctionID(rawValue: 0x0401)
     public static let releaseChunks = FunctionID(rawValue: 0x0402)
@@ -33,5 +34,7 @@ public enum WireLimit {
     /// One argument or variable; Linux's MAX_ARG_STRLEN without the zero byte.
     public static let argumentBytes_max = (128 << 10) - 1
     public static let groups_max = 1024
+    /// 64 CPUs each.
+    public static let processorWords_max = 16
     public static let components_max = 1024
 }

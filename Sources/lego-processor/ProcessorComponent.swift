@@ -132,6 +132,7 @@ final class ProcessorComponent: Sendable {
         hooks.capacityBytes = context.settings[ProcessorKeys.excache]
         hooks.usedBytes = { [service] in service.usedBytes }
         hooks.attachAddress = service.attachAddress
+        hooks.rackMemory = { [service] in service.rackMemory.set(total: $0, used: $1) }
         hooks.reports = { [service] in service.runningReports() }
         hooks.registered = { [gate] name, _ in gate.registered(as: name) }
         hooks.membershipChanged = { [self] members in

@@ -38,7 +38,7 @@ struct guardian {
   int init_pidfd;
   pid_t init;
   pid_t program;
-  int listener;       // -1 until INNER_FILTERED; kept to the end
+  int listener;       // -1 until it is FILTERED; kept to the end
   int64_t deadline_ms; // of READY; -1 when it has been reached, or FAILED was reported
   int has_failed;
   int has_ended;
@@ -72,8 +72,11 @@ static void fail(struct guardian *guardian, enum lego_sandbox_stage stage, int e
 }
 
 // Whether the address space behind a userfault descriptor has been torn down: the kernel looks at it (ESRCH) before it
-// looks for memory at address 0 (ENOENT), and changes nothing in either case.
+// looks for memory at address 0 (ENOENT), and changes nothing in either case. A filter's listener hangs up when its
+// last process has ended, which no userfault descriptor ever does.
 static int is_dead(int descriptor) {
+  struct pollfd listener = {.fd = descriptor};
+  if (poll(&listener, 1, 0) == 1 && listener.revents & POLLHUP) return 1;
   struct uffdio_writeprotect nothing = {.range = {.start = 0, .len = 4096}, .mode = 0};
   return ioctl(descriptor, UFFDIO_WRITEPROTECT, &nothing) < 0 && errno == ESRCH;
 }
@@ -120,11 +123,11 @@ static int take_faults(struct guardian *guardian) {
   return 1;
 }
 
-static void forward_ready(struct guardian *guardian, int program_pidfd) {
+static void forward_ready(struct guardian *guardian, int program_pidfd, int terminal) {
   struct lego_sandbox_report message = {
       .kind = LEGO_SANDBOX_READY, .init_process = guardian->init, .program_process = guardian->program};
-  int descriptors[] = {guardian->listener, program_pidfd};
-  report(&message, descriptors, 2);
+  int descriptors[] = {guardian->listener, program_pidfd, terminal};
+  report(&message, descriptors, terminal >= 0 ? 3 : 2);
   guardian->deadline_ms = -1;
 }
 
@@ -132,42 +135,54 @@ static void forward_ready(struct guardian *guardian, int program_pidfd) {
 static int take_inner(struct guardian *guardian) {
   struct lego_sandbox_report message;
   struct lego_peer_credentials sender;
-  int descriptor = -1;
+  int descriptors[2] = {-1, -1};
   size_t descriptor_count = 0;
-  ssize_t received = lego_receive_descriptors(guardian->inner, &message, sizeof message, &descriptor, 1,
+  ssize_t received = lego_receive_descriptors(guardian->inner, &message, sizeof message, descriptors, 2,
                                               &descriptor_count, &sender, MSG_DONTWAIT);
   if (received == -EINTR) return 1;
   if (received != sizeof message) return 0;
   message.subject[sizeof message.subject - 1] = 0;
-  switch ((enum inner_kind)message.kind) {
-  case INNER_FILTERED:
-    guardian->listener = descriptor;
+  switch ((enum lego_sandbox_inner)message.kind) {
+  case LEGO_SANDBOX_INNER_FILTERED:
+    guardian->listener = descriptors[0];
     guardian->program = sender.pid;
-    descriptor = -1;
+    descriptors[0] = -1;
     break;
-  case INNER_HELD:
-    if (!guardian->has_failed && guardian->listener >= 0 && descriptor >= 0) forward_ready(guardian, descriptor);
+  case LEGO_SANDBOX_INNER_HELD:
+    if (!guardian->has_failed && guardian->listener >= 0 && descriptors[0] >= 0)
+      forward_ready(guardian, descriptors[0], descriptors[1]);
     break;
-  case INNER_FAILED:
+  case LEGO_SANDBOX_INNER_FAILED:
     fail(guardian, (enum lego_sandbox_stage)message.stage, message.error, message.subject);
     break;
-  case INNER_ENDED:
+  case LEGO_SANDBOX_INNER_ENDED:
     guardian->has_ended = 1;
     guardian->status = message.status;
     report(&(struct lego_sandbox_report){.kind = LEGO_SANDBOX_ENDING}, NULL, 0);
     break;
   }
-  if (descriptor >= 0) close(descriptor);
+  for (size_t i = 0; i < 2; i++)
+    if (descriptors[i] >= 0) close(descriptors[i]);
   return 1;
 }
 
 // Takes one command of the daemon. 0 when the daemon is gone; the program is then as good as dead.
 static int take_command(struct guardian *guardian) {
-  char command = 0;
-  ssize_t received = recv(LEGO_SANDBOX_CONTROL, &command, 1, MSG_DONTWAIT);
-  if (received < 0 && (errno == EAGAIN || errno == EINTR)) return 1;
-  if (received == 1 && command == LEGO_SANDBOX_GO) {
-    (void)send(guardian->inner, &command, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+  struct lego_sandbox_start message;
+  char *command = (char *)&message;
+  int descriptors[5];
+  size_t count = 0;
+  ssize_t received = lego_receive_descriptors(LEGO_SANDBOX_CONTROL, &message, sizeof message, descriptors, 5, &count,
+                                              NULL, MSG_DONTWAIT);
+  if (received == -EAGAIN || received == -EINTR) return 1;
+  if (received == 1 && *command == LEGO_SANDBOX_GO) {
+    (void)send(guardian->inner, command, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return 1;
+  }
+  if (received == sizeof message) {
+    // A process that joins: init's business. One that it cannot take is told by the end of its socket.
+    (void)lego_send_descriptors(guardian->inner, &message, sizeof message, descriptors, count);
+    for (size_t i = 0; i < count; i++) close(descriptors[i]);
     return 1;
   }
   kill_namespace(guardian);

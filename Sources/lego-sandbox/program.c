@@ -1,4 +1,4 @@
-// Process 2 of the namespace: gives up rights, takes the filter and becomes the program.
+// Process 2 of the namespace, or one that joins it: gives up rights, takes the filter and becomes the program.
 #define _GNU_SOURCE
 #include "sandbox.h"
 #include <errno.h>
@@ -32,6 +32,15 @@ static _Noreturn void fail(int inner, enum lego_sandbox_stage stage, const char 
 }
 
 static void take_streams(const struct start *start, int inner) {
+  if (start->terminal >= 0) {
+    int result = terminal_take(start->terminal);
+    if (result < 0)
+      inner_fail(inner, (struct failure){.stage = LEGO_SANDBOX_STAGE_PROCESS, .error = -result, .subject = "terminal"});
+    return;
+  }
+  // A group of its own, in the session of init, as a shell with job control gives: the group is not orphaned, so
+  // SIGTSTP stops it.
+  setpgid(0, 0);
   // The streams are above 2: the guardian's own 0, 1 and 2 were open when it received them.
   for (int i = 0; i < 3; i++)
     if (dup2(start->streams[i], i) < 0) fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "dup2");
@@ -48,6 +57,14 @@ static void set_limits(int inner) {
   // The processor's memory engine works in pages of 4 KiB.
   if (prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) < 0) fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "prctl PR_SET_THP_DISABLE");
   umask(022);
+}
+
+// The filter traps what would widen this again, and the daemon refuses it.
+static void set_processors(const struct start *start, int inner) {
+  int is_limited = 0;
+  for (int i = 0; i < LEGO_SANDBOX_PROCESSOR_WORDS; i++) is_limited |= start->header.processors[i] != 0;
+  if (is_limited && syscall(SYS_sched_setaffinity, 0, sizeof start->header.processors, start->header.processors) < 0)
+    fail(inner, LEGO_SANDBOX_STAGE_PROCESS, "sched_setaffinity");
 }
 
 static void drop_bounding_set(int inner) {
@@ -101,7 +118,7 @@ static void take_filter(const struct start *start, int inner) {
   long listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
                           SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, &filter);
   if (listener < 0) fail(inner, LEGO_SANDBOX_STAGE_FILTER, "");
-  int result = inner_send(inner, INNER_FILTERED, 0, (int)listener);
+  int result = inner_send(inner, LEGO_SANDBOX_INNER_FILTERED, 0, (int)listener, -1);
   if (result < 0) _exit(127); // The guardian is gone.
   close((int)listener);
 }
@@ -148,11 +165,9 @@ static _Noreturn void execute(const struct start *start, int inner) {
 }
 
 _Noreturn void program_run(const struct start *start, int inner) {
-  // A group of its own, in the session of init, as a shell with job control gives: the group is not orphaned, so
-  // SIGTSTP stops it.
-  setpgid(0, 0);
   take_streams(start, inner);
   set_limits(inner);
+  set_processors(start, inner);
   become_user(start, inner);
   if (chdir(start->directory) < 0) fail(inner, LEGO_SANDBOX_STAGE_WORKING, start->directory);
   reset_signals();

@@ -106,11 +106,25 @@ static int protect_host(struct failure *failure) {
   return 0;
 }
 
+// A descriptor of the file that shall be /proc/meminfo, while the old root still shows it; -1: there is none.
+static int find_memory_information(const struct start *start) {
+  if (start->memory_information[0] == 0) return -1;
+  return open_tree(AT_FDCWD, start->memory_information, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
 int root_build(const struct start *start, struct failure *failure) {
   umask(0);
+  int memory_information = find_memory_information(start);
+  if (memory_information < 0 && start->memory_information[0] != 0)
+    return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, "/proc/meminfo");
   if (enter_tree(start->root) < 0) return fail(failure, LEGO_SANDBOX_STAGE_ROOT, start->root);
   for (size_t i = 0; i < sizeof file_systems / sizeof *file_systems; i++)
     if (mount_one(&file_systems[i], failure) < 0) return -1;
+  if (memory_information >= 0) {
+    if (move_mount(memory_information, "", AT_FDCWD, "/proc/meminfo", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+      return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, "/proc/meminfo");
+    close(memory_information);
+  }
   if (mount_temporary(start->header.temporary_bytes, failure) < 0 || make_devices(failure) < 0) return -1;
   return start->header.uid == 0 ? protect_host(failure) : 0;
 }

@@ -4,7 +4,8 @@
 //   guardian.c  outside the namespaces; between the daemon and the program; kills the one when the other dies
 //   init.c      process 1 inside: builds the root, starts the program, reaps
 //   root.c      the file system that the program sees
-//   program.c   process 2 inside: rights, limits, filter, exec
+//   program.c   process 2 inside, and those that join: rights, limits, filter, exec
+//   terminal.c  a terminal of the sandbox for one of those
 //   start.c     the start message
 #pragma once
 #include "lego_sandbox.h"
@@ -20,10 +21,12 @@ struct start {
   uint32_t *groups;
   const char *root;
   const char *root_name; // how messages call the tree
+  const char *memory_information; // what is mounted on /proc/meminfo; empty: nothing
   const char *directory;
   char **arguments;   // ends with NULL
   char **environment; // ends with NULL
   int streams[3];
+  int terminal; // the end of the terminal that the program gets; -1: the streams count
 };
 
 // Why a start failed, as the report to the daemon says it.
@@ -33,27 +36,26 @@ struct failure {
   const char *subject;
 };
 
-// What init and program tell the guardian over the inner socket. The guardian's answer to HELD is the byte
-// LEGO_SANDBOX_GO.
-enum inner_kind {
-  INNER_FILTERED = 1, // program, with the listener of its filter; the kernel attests its process number
-  INNER_HELD = 2,     // init, with the program's pidfd: loaded, and stopped before its first instruction
-  INNER_FAILED = 3,   // either: stage, error, subject
-  INNER_ENDED = 4,    // init: status
-};
-
 // Receives and checks the start message. 0, or -errno.
 int start_receive(int control, int deadline_ms, struct start *start);
 void start_close_streams(const struct start *start);
+// Reads and checks what comes with a header. 0, or -errno.
+int start_parse(int file, struct start *start);
 
-// Sends a report of the given kind with at most one descriptor (-1: none). 0 or -errno.
-int inner_send(int inner, enum inner_kind kind, int status, int descriptor);
+// Opens a terminal in the sandbox's own instance of devpts, of the size and for the user that the header names. The
+// program's end goes to start->terminal. Answers the other one, or -errno.
+int terminal_open(struct start *start);
+// Makes the terminal the calling process's, with a session of its own. 0 or -errno.
+int terminal_take(int terminal);
+
+// Sends a report of the given kind with at most two descriptors (-1: none). 0 or -errno.
+int inner_send(int inner, enum lego_sandbox_inner kind, int status, int descriptor, int terminal);
 // Sends why the start failed, and ends the process.
 _Noreturn void inner_fail(int inner, struct failure failure);
 
 // Each runs a process to its end.
 _Noreturn void guardian_run(void);
-_Noreturn void init_run(const struct start *start, int inner);
+_Noreturn void init_run(struct start *start, int inner);
 _Noreturn void program_run(const struct start *start, int inner);
 
 // Makes the tree the root of this mount namespace, with file systems of its own for /proc, /dev, /sys and /tmp, and

@@ -45,13 +45,14 @@ static char **take_texts(struct cursor *cursor, size_t count) {
   return texts;
 }
 
-static int parse(struct start *start, char *payload) {
+static int parse_payload(struct start *start, char *payload) {
   const struct lego_sandbox_start *header = &start->header;
   struct cursor cursor = {.next = payload, .left = header->payload_bytes};
   start->filter = take(&cursor, header->filter_count * sizeof *start->filter);
   start->groups = take(&cursor, header->group_count * sizeof *start->groups);
   start->root = take_text(&cursor);
   start->root_name = take_text(&cursor);
+  start->memory_information = take_text(&cursor);
   start->directory = take_text(&cursor);
   start->arguments = take_texts(&cursor, header->argument_count);
   start->environment = take_texts(&cursor, header->environment_count);
@@ -86,11 +87,17 @@ int start_receive(int control, int deadline_ms, struct start *start) {
   if (count == 0) return -ECONNRESET;
   const struct lego_sandbox_start *header = &start->header;
   if (count != sizeof *header || descriptor_count != 4 || header->magic != LEGO_SANDBOX_MAGIC) return -EPROTO;
-  if (header->payload_bytes > LEGO_SANDBOX_PAYLOAD_BYTES_MAX) return -EMSGSIZE;
   memcpy(start->streams, descriptors, sizeof start->streams);
-  char *payload = read_payload(descriptors[3], header->payload_bytes);
-  close(descriptors[3]);
-  return payload ? parse(start, payload) : -EIO;
+  return start_parse(descriptors[3], start);
+}
+
+int start_parse(int file, struct start *start) {
+  const struct lego_sandbox_start *header = &start->header;
+  if (header->payload_bytes > LEGO_SANDBOX_PAYLOAD_BYTES_MAX) return -EMSGSIZE;
+  start->terminal = -1;
+  char *payload = read_payload(file, header->payload_bytes);
+  close(file);
+  return payload ? parse_payload(start, payload) : -EIO;
 }
 
 void start_close_streams(const struct start *start) {

@@ -10,11 +10,12 @@ struct Legoctl: ParsableCommand {
         abstract: "Starts a rack of components and runs programs on it.",
         discussion: """
             A rack is found through --rack ADDRESS, else through LEGO_RACK, else it is the last that this user started.
-            Exit status: 0; 1 when something failed; 64 for a wrong command line; 'run' and 'wait' end as the program did, \
+            Exit status: 0; 1 when something failed; 64 for a wrong command line; 'run', 'exec' and 'wait' end as the program did, \
             with 125 when the rack lost it, 126 when it cannot be executed, and 127 when there is no such program.
             """,
         subcommands: [
-            RackCommand.self, RunCommand.self, PsCommand.self, LogsCommand.self, KillCommand.self, WaitCommand.self,
+            RackCommand.self, RunCommand.self, ExecCommand.self, PsCommand.self, LogsCommand.self, KillCommand.self,
+            WaitCommand.self,
             StatsCommand.self, StatusCommand.self, FabricCommand.self, ComponentCommand.self,
         ])
 

@@ -30,9 +30,11 @@ enum Output {
         write("legoctl: \(line)\n", to: 2)
     }
 
-    static func json<Value: Encodable>(_ value: Value) throws {
+    /// On several lines, for people; or on one, where each line is a value.
+    static func json<Value: Encodable>(_ value: Value, isLine: Bool = false) throws {
         let encoder = JSONEncoder()
-        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        if !isLine { encoder.outputFormatting.insert(.prettyPrinted) }
         write(String(decoding: try encoder.encode(value), as: UTF8.self) + "\n")
     }
 

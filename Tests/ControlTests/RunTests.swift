@@ -328,7 +328,19 @@ struct RunTests {
             (["run", "--cwd", "here", "--", "x"], "legoctl: --cwd is \"here\"; allowed: an absolute path\n"),
             (["wait", "0"], "legoctl: The value '0' is invalid for '<id>' (see legoctl wait --help)\n"),
             (["rack", "up", "--memories", "0"], "legoctl: --memories is \"0\"; allowed: a number from 1 to 16\n"),
-            (["stats"], "legoctl: Missing expected argument '<id>' (see legoctl stats --help)\n"),
+            (["logs"], "legoctl: Missing expected argument '<id>' (see legoctl logs --help)\n"),
+            (["stats", "--interval", "1s"], "legoctl: --interval is of use with --watch only\n"),
+            (
+                ["exec", "here", "--", "x"],
+                "legoctl: \"here\" is no program's number; 'legoctl ps' lists them (see legoctl exec --help)\n"
+            ),
+            (
+                ["exec", "3"], "legoctl: no command is named; write it behind --, as in: legoctl exec 3 -- /bin/ps\n"
+            ),
+            (
+                ["run", "--cpus", "1-", "--", "x"],
+                "legoctl: --cpus is \"1-\"; allowed: numbers and ranges such as 0,2-3\n"
+            ),
         ]
         for (arguments, line) in cases {
             let result = try ChildProcess(

@@ -106,10 +106,11 @@ final class CaptureRack: Sendable {
         let received = lego_receive_descriptors(socket.raw, &byte, 1, &listener, 1, &count, nil, 0)
         if received != 1 || count != 1 { throw KernelError("no listener from the launcher", EPROTO) }
         let failure = Mutex<ProgramFailure?>(nil)
-        let monitor = try ProgramMonitor(
+        let seat = ProgramSeat(
             program: ProgramID(rawValue: nextProgram.add(1, ordering: .relaxed).oldValue), name: arguments[0],
-            listener: Descriptor(taking: listener), initProcess: child, guardian: -1, cache: cache, remote: remote,
-            limitBytes: limitBytes, logger: remoteLogger,
+            initProcess: child, guardian: -1, limitBytes: limitBytes)
+        let monitor = try ProgramMonitor(
+            seat: seat, listener: Descriptor(taking: listener), cache: cache, remote: remote, logger: remoteLogger,
             onFatal: { reason in
                 failure.withLock { $0 = reason }
                 kill(child, SIGKILL)

@@ -18,11 +18,19 @@ final class NativeEngine: MemoryEngine {
     private let onEnds = Mutex<[ProgramID: @Sendable (EndCause) -> Void]>([:])
     /// Programs whose memory has been given back.
     let stopped = Mutex<[ProgramID]>([])
+    /// Of processes that joined; closed with the engine.
+    let listeners = Mutex<[Int32]>([])
+
+    deinit { for listener in listeners.withLock({ $0 }) { close(listener) } }
 
     private struct Memory: ProgramMemory {
         let program: ProgramID
         let engine: NativeEngine
         func start() {}
+        func join(_ listener: consuming Descriptor) {
+            let raw = listener.release()
+            engine.listeners.withLock { $0.append(raw) }
+        }
         func statistics() -> ProgramStatistics {
             var statistics = ProgramStatistics()
             statistics.faults = 42

@@ -14,7 +14,7 @@ import Wire
         let request = ManagerProcessorStart(
             program: ProgramID(rawValue: id), name: "test", arguments: ["true"], environment: [], workingDirectory: "/",
             user: 0, group: 0, groups: [], excacheBytes: 0, isDetached: detached, attachToken: ProgramHarness.token)
-        return Program(request, logPath: log)
+        return Program(request, plan: SandboxHarness.plan(["/bin/true"]), logPath: log)
     }
 
     @Test func numbersAreTakenOnce() {

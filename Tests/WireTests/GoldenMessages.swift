@@ -30,10 +30,22 @@ enum GoldenMessages {
                     program: ProgramID(rawValue: 3), name: "sort", arguments: ["sort", "-n"],
                     environment: ["PATH=/bin", "LANG=C"], workingDirectory: "/home/ada", user: 1000,
                     group: 1001, groups: [4, 27], excacheBytes: 64 << 20, isDetached: true,
-                    attachToken: Array(0..<16), mayStartElsewhere: true),
+                    attachToken: Array(0..<16), mayStartElsewhere: true, terminal: TerminalSize(rows: 24, columns: 80),
+                    memoryBytes: 1 << 30, processors: [5, 1 << 63], rackMemoryBytes: 4 << 30),
                 "030000000000000004000000736f72740200000004000000736f7274020000002d6e0200000009000000504154483d2f"
                     + "62696e060000004c414e473d43090000002f686f6d652f616461e8030000e903000002000000040000001b0000000000"
-                    + "0004000000000110000000000102030405060708090a0b0c0d0e0f01"),
+                    + "0004000000000110000000000102030405060708090a0b0c0d0e0f010118005000000000400000000002000000050000"
+                    + "000000000000000000000000800000000001000000"),
+            MessageSample(
+                "join",
+                ManagerProcessorJoin(
+                    program: ProgramID(rawValue: 3), arguments: ["ps", "-e"], environment: ["TERM=xterm"],
+                    workingDirectory: "/tmp", terminal: nil, attachToken: Array(0..<16)),
+                "030000000000000002000000020000007073020000002d65010000000a0000005445524d3d787465726d040000002f74"
+                    + "6d70000000000010000000000102030405060708090a0b0c0d0e0f"),
+            MessageSample(
+                "terminal size", TerminalSize(rows: 24, columns: 80),
+                "18005000"),
             MessageSample(
                 "started",
                 ProcessorManagerStarted(reason: "/bin/nope: no such program", exitStatus: 127),
@@ -102,8 +114,8 @@ enum GoldenMessages {
                 "09000000000000000010000000000000"),
             MessageSample(
                 "heartbeat answer",
-                ManagerComponentHeartbeat(membershipEpoch: 8),
-                "0800000000000000"),
+                ManagerComponentHeartbeat(membershipEpoch: 8, memoryBytes: 4 << 30, memoryUsedBytes: 1 << 20),
+                "080000000000000000000000010000000000100000000000"),
             MessageSample(
                 "membership request",
                 ComponentManagerMembership(),

@@ -23,10 +23,16 @@
 #define LEGO_AGENT_POOL_OFFSET 0x200000ull
 // Pages, and operations, of one batch.
 #define LEGO_AGENT_BATCH 64u
+#define LEGO_AGENT_NAME_BYTES 4096u
+// The number of the memory file in the agent's own descriptor table.
+#define LEGO_AGENT_MEMORY_DESCRIPTOR 4
 
 enum lego_agent_command {
   LEGO_AGENT_CALL = 1,  // one system call
   LEGO_AGENT_EVICT = 2, // operations[0..<count]
+  // mmap(2) with `arguments`, of the node that stands for a file in the tree of names: memory that is anonymous to the
+  // kernel, and has the file's name in /proc.
+  LEGO_AGENT_MAP_NAMED = 3,
 };
 
 enum lego_agent_operation_kind {
@@ -59,6 +65,7 @@ struct lego_agent_page {
   int32_t userfault_device;
   int32_t socket;
   int32_t pipes[2]; // the ends to write to, of the first thread and of the second
+  int32_t names;    // the tree of names; -1: there is none
   // Whether the address space needs a userfaultfd of its own: a new image does, a forked child has inherited one.
   uint32_t is_new_image;
   uint32_t booted;
@@ -81,6 +88,9 @@ struct lego_agent_page {
   int64_t arguments[6];
   int64_t result;
   struct lego_agent_operation operations[LEGO_AGENT_BATCH];
+  // LEGO_AGENT_MAP_NAMED: a path without its first slash, ended by a zero byte. Else what a call reads from the memory
+  // file into the program.
+  char name[LEGO_AGENT_NAME_BYTES];
 };
 
 _Static_assert(sizeof(struct lego_agent_operation) == 40, "layout shared between two programs");

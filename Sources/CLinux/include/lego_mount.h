@@ -6,5 +6,8 @@
 int lego_mount_unshare(void);
 // mount(2); flags are MS_*. options may be NULL.
 int lego_mount(const char *source, const char *target, const char *type, unsigned long flags, const char *options);
+// A directory's tree as a mount of its own that is attached nowhere (open_tree(2), OPEN_TREE_CLONE): a descriptor of
+// its root. What is opened beneath has a path that begins there.
+int lego_mount_clone(const char *path);
 // Detaches a mount at once. With abort, what is under way on a network or FUSE file system fails.
 int lego_unmount(const char *target, int abort);

@@ -22,5 +22,8 @@ int lego_copy_limit(pid_t from, pid_t to, int resource, uint64_t extra);
 // Where a thread says that its robust futexes are listed (get_robust_list(2)); 0: nowhere.
 int lego_robust_list(pid_t thread, uint64_t *head);
 
+// struct sysinfo of this host with other memory: so many bytes, so many of them free, and no swap. Answers its size, or
+// -errno.
+ssize_t lego_system_information(void *buffer, size_t capacity, uint64_t total, uint64_t free);
 // Lifts the soft limit of open descriptors to the hard one.
 int lego_raise_descriptor_limit(void);

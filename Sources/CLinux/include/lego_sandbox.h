@@ -2,13 +2,16 @@
 // file, so that it has no version; the magic number catches a foreign caller.
 //
 //   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO,
-//                        LEGO_SANDBOX_KILL
-//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program) or FAILED; after READY, ENDING
-//                        (unless it is killed) and ENDED
+//                        LEGO_SANDBOX_KILL; and lego_sandbox_start with 5 descriptors for each process that joins
+//   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program, the terminal's master where one
+//                        was asked for) or FAILED; after READY, ENDING (unless it is killed) and ENDED
 //   end of stream        the daemon is gone: the guardian kills the program and ends
 //
-// The socket is SOCK_SEQPACKET. A second one carries duplicates of userfault descriptors to the guardian: a byte and a
-// descriptor.
+// A process that joins speaks to the daemon over a socket of its own, the fifth descriptor, in lego_sandbox_report with
+// the kinds of lego_sandbox_inner; the end of the stream is the end of the program.
+//
+// The sockets are SOCK_SEQPACKET. Another one carries duplicates of userfault descriptors, and of the listeners of
+// those that joined, to the guardian: a byte and a descriptor.
 #pragma once
 #include <stdint.h>
 
@@ -19,12 +22,13 @@ enum {
   LEGO_SANDBOX_GO = 'g',
   LEGO_SANDBOX_KILL = 'k',
   LEGO_SANDBOX_FAULT_DESCRIPTOR = 'u',
+  LEGO_SANDBOX_PROCESSOR_WORDS = 16, // 1024 processors
   LEGO_SANDBOX_PAYLOAD_BYTES_MAX = 64 << 20,
 };
 
 // Comes with standard input, output, error and a memory file of payload_bytes, which holds in this order
 //   struct sock_filter[filter_count], uint32_t groups[group_count], and texts, each ended by a zero byte:
-//   root, root_name, working directory, arguments[argument_count], environment[environment_count].
+//   root, root_name, meminfo (a file that is mounted on /proc/meminfo; empty: none), working directory, arguments[argument_count], environment[environment_count].
 struct lego_sandbox_start {
   uint32_t magic;
   uint32_t payload_bytes;
@@ -36,15 +40,27 @@ struct lego_sandbox_start {
   uint32_t environment_count;
   uint64_t temporary_bytes; // size of the private /tmp; 0: the kernel's default, half the host's memory
   uint32_t setup_ms;        // READY or FAILED must be reached within this time
-  uint32_t reserved;
+  uint16_t has_terminal;    // the three streams are a new terminal of the sandbox, and not the descriptors
+  uint16_t terminal_rows;
+  uint16_t terminal_columns;
+  uint16_t reserved[3];
+  uint64_t processors[LEGO_SANDBOX_PROCESSOR_WORDS]; // where it may run, as sched_setaffinity(2) has it; all 0: anywhere
 };
-_Static_assert(sizeof(struct lego_sandbox_start) == 48, "the start message has no padding");
+_Static_assert(sizeof(struct lego_sandbox_start) == 184, "the start message has no padding");
 
 enum lego_sandbox_report_kind {
   LEGO_SANDBOX_READY = 1,  // the program has been loaded and stands before its first instruction
   LEGO_SANDBOX_FAILED = 2, // it could not be started; nothing of it is left
   LEGO_SANDBOX_ENDED = 3,  // the program has ended, and every process of it
   LEGO_SANDBOX_ENDING = 4, // the program's first process has ended, and the kernel kills the others; ENDED follows
+};
+
+// What the first processes inside say: to the guardian, or to the daemon over the socket of a process that joined.
+enum lego_sandbox_inner {
+  LEGO_SANDBOX_INNER_FILTERED = 1, // the process, with the listener of its filter; the kernel attests its number
+  LEGO_SANDBOX_INNER_HELD = 2,     // init: loaded, with the pidfd, and the terminal's master where one was asked for
+  LEGO_SANDBOX_INNER_FAILED = 3,   // either: stage, error, subject
+  LEGO_SANDBOX_INNER_ENDED = 4,    // init: status
 };
 
 // Where a start failed.

@@ -6,6 +6,7 @@
 struct lego_notification {
   uint64_t id;
   int32_t thread; // in the reader's pid namespace
+  int32_t listener; // where it came from and is answered
   uint32_t number;
   uint64_t arguments[6];
 };

@@ -82,6 +82,13 @@ struct APIResponder: HTTPResponder {
             let wanted: SignalRequest = try await body(of: request)
             try await control.pool.run { try control.signal(id, wanted.signal, caller: caller) }
             return Response(status: .noContent)
+        case .join(let id):
+            let wanted: JoinRequest = try await body(of: request)
+            let attachment = try await control.pool.run {
+                try wanted.check()
+                return try control.join(id, wanted, caller: caller)
+            }
+            return try Self.json(attachment, status: .created)
         case .status: return try Self.json(control.status())
         case .fabric: return try Self.json(await control.pool.run { control.fabric() })
         case .measureLink(let from, let to):

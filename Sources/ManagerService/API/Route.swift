@@ -10,6 +10,7 @@ enum Route: Equatable {
     case wait(UInt64, seconds: Int)
     case logs(UInt64)
     case signal(UInt64)
+    case join(UInt64)
     case status
     case killComponent(String)
     case fabric
@@ -75,6 +76,9 @@ enum Route: Equatable {
         case "signal":
             try only("POST", method)
             return .signal(id)
+        case "join":
+            try only("POST", method)
+            return .join(id)
         default: throw noPath(path)
         }
     }

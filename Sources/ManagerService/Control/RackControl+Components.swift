@@ -46,10 +46,18 @@ extension RackControl {
     func heartbeat(_ peer: LitePeer, _ beat: ComponentManagerHeartbeat) -> (Status, ManagerComponentHeartbeat?) {
         if beat.node != peer.id { return (.malformed, nil) }
         let time = now()
-        let (isMember, epoch) = state.withLock { state in
-            (state.membership.heartbeat(beat.node, usedBytes: beat.usedBytes, now: time), state.membership.epoch)
+        let (isMember, epoch, memory) = state.withLock { state in
+            (
+                state.membership.heartbeat(beat.node, usedBytes: beat.usedBytes, now: time), state.membership.epoch,
+                state.membership.memory
+            )
         }
-        return isMember ? (.ok, ManagerComponentHeartbeat(membershipEpoch: epoch)) : (.fenced, nil)
+        if !isMember { return (.fenced, nil) }
+        return (
+            .ok,
+            ManagerComponentHeartbeat(
+                membershipEpoch: epoch, memoryBytes: memory.capacity, memoryUsedBytes: memory.used)
+        )
     }
 
     func membership(_ peer: LitePeer) -> (Status, ManagerComponentMembership?) {

@@ -88,7 +88,7 @@ extension RackControl {
         return attachment(record, processor)
     }
 
-    private func permit(_ caller: Caller, _ record: ProgramRecord) throws(APIError) {
+    func permit(_ caller: Caller, _ record: ProgramRecord) throws(APIError) {
         if caller.mayControl(record.userID) { return }
         throw APIError(403, "program \(record.id) belongs to \(record.user); only \(record.user) and root may do that")
     }

@@ -82,16 +82,20 @@ extension RackControl {
         return (processor, peer)
     }
 
+    static func makeToken() -> [UInt8] {
+        var generator = SystemRandomNumberGenerator()
+        return (0..<16).map { _ in UInt8.random(in: 0 ... .max, using: &generator) }
+    }
+
     /// Gives the program a number, on disk and in the table, before the processor hears of it.
     private func admit(
         _ request: SubmitRequest, _ submitter: Submitter, on processor: Component, _ environment: [String]
     ) throws(APIError) -> ProgramRecord {
-        var generator = SystemRandomNumberGenerator()
         let draft = ProgramRecord(
             id: ProgramID(rawValue: .max), name: request.displayName, command: request.recordedArguments,
             user: submitter.account.name, userID: submitter.account.userID, processor: processor.name,
             processorNode: processor.node, isDetached: request.isDetached,
-            token: (0..<16).map { _ in UInt8.random(in: 0 ... .max, using: &generator) })
+            token: Self.makeToken())
         let bytes = encodedSize(startMessage(draft, request, submitter, environment))
         if bytes > configuration.messageBytes_max {
             throw APIError(
@@ -118,13 +122,16 @@ extension RackControl {
             group: submitter.account.groupID,
             groups: Array(submitter.account.groups.prefix(WireLimit.groups_max)),
             excacheBytes: request.excacheBytes ?? 0, isDetached: request.isDetached, attachToken: record.token,
-            mayStartElsewhere: request.mayStartElsewhere == true)
+            mayStartElsewhere: request.mayStartElsewhere == true, terminal: request.terminal,
+            memoryBytes: request.memoryBytes ?? 0,
+            processors: request.processors.flatMap { ProcessorSet($0)?.words } ?? [],
+            rackMemoryBytes: state.withLock { $0.membership.memory.capacity })
     }
 
     private func encodedSize(_ start: ManagerProcessorStart) -> Int {
         let texts = start.arguments + start.environment + [start.name, start.workingDirectory]
         // Every text with its length, the list counts and the fixed fields.
-        return texts.reduce(0) { $0 + 4 + $1.utf8.count } + 4 * start.groups.count + 62
+        return texts.reduce(0) { $0 + 4 + $1.utf8.count } + 4 * start.groups.count + 8 * start.processors.count + 87
     }
 
     /// Records a start that failed, and says why.
@@ -171,7 +178,11 @@ extension RackControl {
     }
 
     func attachment(_ record: ProgramRecord, _ processor: Component) -> Attachment {
-        let digits = record.token.map { byte in
+        attachment(token: record.token, processor)
+    }
+
+    func attachment(token: [UInt8], _ processor: Component) -> Attachment {
+        let digits = token.map { byte in
             (byte < 16 ? "0" : "") + String(byte, radix: 16)
         }
         return Attachment(address: processor.attachAddress, token: digits.joined())

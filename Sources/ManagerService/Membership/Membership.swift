@@ -25,6 +25,16 @@ struct Membership {
     }
 
     /// All components, by kind and name.
+    /// What the memory components that are not lost have together, and how much of it is in use, in bytes.
+    var memory: (capacity: UInt64, used: UInt64) {
+        var sum: (capacity: UInt64, used: UInt64) = (0, 0)
+        for component in byName.values where component.kind == .memory && component.health != .lost {
+            sum.capacity &+= component.capacityBytes
+            sum.used &+= component.usedBytes
+        }
+        return sum
+    }
+
     var components: [Component] {
         byName.values.sorted { left, right in
             left.kind != right.kind ? left.kind.rawValue < right.kind.rawValue : left.name.precedes(right.name)

@@ -74,20 +74,25 @@ final class AttachConnection {
             return refuse("this is the attach port of a processor: connect with legoctl")
         }
         // The same words for both, so that nobody learns which programs exist.
-        guard let program = find(id), program.accepts(token: token) else {
-            return refuse("no program \(id) here, or a wrong token")
+        let unknown = "no program \(id) here, or a wrong token"
+        guard let program = find(id) else { return refuse(unknown) }
+        if mode == .joined {
+            guard let joined = program.joined(token: token) else { return refuse(unknown) }
+            return handOver { joined.attach($0) }
         }
-        switch mode {
-        case .streams:
-            guard let client = socket.take() else { return }
-            var copy: Descriptor?
-            do { copy = try client.duplicate() } catch { return }
-            // The copy carries the refusal, and is closed when there is none.
-            if let reason = program.attach(client) {
-                socket = copy.take()
-                refuse(reason)
-            }
-        case .logs: sendLog(of: program)
+        if !program.accepts(token: token) { return refuse(unknown) }
+        if mode == .logs { return sendLog(of: program) }
+        handOver { program.attach($0) }
+    }
+
+    private func handOver(to taker: (consuming Descriptor) -> String?) {
+        guard let client = socket.take() else { return }
+        var copy: Descriptor?
+        do { copy = try client.duplicate() } catch { return }
+        // The copy carries the refusal, and is closed when there is none.
+        if let reason = taker(client) {
+            socket = copy.take()
+            refuse(reason)
         }
     }
 

@@ -46,9 +46,14 @@ extension MonitorCore {
         case SystemCall.setTidAddress:
             pin(space, a.0)
             return .proceed
-        case SystemCall.schedSetAffinity, SystemCall.schedGetAffinity:
+        case SystemCall.schedSetAffinity:
+            endColocation()
+            return setAffinity(space, notification)
+        case SystemCall.schedGetAffinity:
             endColocation()
             return .proceed
+        case SystemCall.sysinfo: return systemInformation(space, a.0)
+        case SystemCall.getdents64: return listDirectory(space, notification)
         case SystemCall.open, SystemCall.openat, SystemCall.openat2, SystemCall.openByHandle, SystemCall.fcntl,
             SystemCall.ioSetup, SystemCall.ioUringSetup, SystemCall.processVmWritev, SystemCall.socket:
             noteDeviceWrites(space, notification)
@@ -125,9 +130,15 @@ extension MonitorCore {
         // What is to be locked shall not be filled by the kernel before it is registered: it is made inaccessible first.
         let isLocked = space.locksFuture || flags & MAP_LOCKED != 0
         let protection = space.locksFuture ? UInt64(PROT_NONE) : a.2
-        let result = agentCall(
-            space, SystemCall.mmap, a.0, a.1, protection,
-            UInt64((flags & ~(MAP_POPULATE | MAP_LOCKED)) | MAP_ANONYMOUS | MAP_NORESERVE), UInt64(bitPattern: -1), 0)
+        let result =
+            if let file {
+                mapNamed(space, file.descriptor, a.0, a.1, protection, flags, a.5)
+            } else {
+                agentCall(
+                    space, SystemCall.mmap, a.0, a.1, protection,
+                    UInt64((flags & ~(MAP_POPULATE | MAP_LOCKED)) | MAP_ANONYMOUS | MAP_NORESERVE),
+                    UInt64(bitPattern: -1), 0)
+            }
         if isError(result) { return .answer(result) }
         let start = UInt64(bitPattern: result)
         let region = Region(pages: Page.range(start, a.1), file: file, fileOffset: a.5)

@@ -48,13 +48,13 @@ extension MonitorCore {
         of tracee: inout Tracee, _ space: AddressSpace, until deadline: Deadline
     ) throws(Tracee.Failure) -> lego_notification {
         while !deadline.hasPassed {
-            var watched = pollfd(fd: listener.raw, events: Int16(POLLIN), revents: 0)
-            if poll(&watched, 1, 1) > 0, watched.revents & Int16(POLLIN) != 0 {
+            var watched = ([listener.raw] + joinedListeners).map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
+            _ = poll(&watched, nfds_t(watched.count), 1)
+            for ready in watched where ready.revents & Int16(POLLIN) != 0 {
                 var notification = lego_notification()
-                if lego_seccomp_receive(listener.raw, &notification) == 0 {
-                    if notification.thread == tracee.thread { return notification }
-                    setAside.append(notification)
-                }
+                if lego_seccomp_receive(ready.fd, &notification) < 0 { continue }
+                if notification.thread == tracee.thread { return notification }
+                setAside.append(notification)
             }
             try tracee.keepRunning()
             serveWhileInjecting(space)

@@ -93,7 +93,7 @@ extension MonitorCore {
         let idle = { self.serveWhileInjecting(known) }
 
         var handover = try prepareHandover(notification, known)
-        let result = lego_seccomp_answer(listener.raw, notification.id, 0)
+        let result = lego_seccomp_answer(notification.listener, notification.id, 0)
         if result == -ENOENT { throw .gone }
         try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
         let stopped = try tracee.registers()
@@ -242,6 +242,8 @@ extension MonitorCore {
             let evictorEnds = try makePipe()
             page.pointee.pipes.0 = try add(notification, ends.writer.raw)
             page.pointee.pipes.1 = try add(notification, evictorEnds.writer.raw)
+            // A number that is none is closed all the same, and to no effect.
+            page.pointee.names = namesDirectory < 0 ? -1 : try add(notification, namesDirectory)
             return Handover(
                 memory: memory, memoryNumber: number, socket: socket, pipe: ends.takeReader(),
                 evictorPipe: evictorEnds.takeReader())
@@ -266,7 +268,8 @@ extension MonitorCore {
 
     private func add(_ notification: lego_notification, _ descriptor: Int32) throws(KernelError) -> Int32 {
         try checked(
-            "SECCOMP_IOCTL_NOTIF_ADDFD", lego_seccomp_add_descriptor(listener.raw, notification.id, descriptor))
+            "SECCOMP_IOCTL_NOTIF_ADDFD",
+            lego_seccomp_add_descriptor(notification.listener, notification.id, descriptor))
     }
 
     private func isAgentMapped(_ thread: Int32, _ known: AddressSpace?) -> Bool {

@@ -52,8 +52,11 @@ extension MonitorCore {
         }
         for index in 0..<count {
             let word = events[index].data.u64
+            if word >> 60 == Token.listenerKind {
+                listenerReady(Int32(bitPattern: UInt32(truncatingIfNeeded: word)), events[index].events)
+                continue
+            }
             switch word {
-            case Token.listener.word: listenerReady(events[index].events)
             case Token.mailbox.word: readMailbox()
             case Token.timer.word:
                 timer.drain()
@@ -80,18 +83,40 @@ extension MonitorCore {
         space(slot: Int(word >> 32 & 0xfff_ffff), generation: UInt32(truncatingIfNeeded: word))
     }
 
-    private func listenerReady(_ events: UInt32) {
+    private func listenerReady(_ ready: Int32, _ events: UInt32) {
         if events & UInt32(EPOLLIN.rawValue) != 0 {
             var notification = lego_notification()
-            if lego_seccomp_receive(listener.raw, &notification) == 0 { handle(notification) }
+            if lego_seccomp_receive(ready, &notification) == 0 { handle(notification) }
         } else if events & UInt32(EPOLLHUP.rawValue | EPOLLERR.rawValue) != 0 {
-            isListenerDone = true
-            try? epoll.remove(listener.raw)
+            try? epoll.remove(ready)
+            if ready == listener.raw {
+                isListenerDone = true
+            } else if let index = joinedListeners.firstIndex(of: ready) {
+                joinedListeners.remove(at: index)
+                close(ready)
+            }
+        }
+    }
+
+    /// Serves the calls of processes that have joined the program.
+    private func takeListeners() {
+        let joined = mailbox.listeners.withLock { list in
+            let joined = list
+            list = []
+            return joined
+        }
+        for raw in joined {
+            _ = lego_seccomp_wake_in_place(raw)
+            joinedListeners.append(raw)
+            do {
+                try epoll.add(raw, token: Token.listener(raw).word)
+            } catch { fail(.internalError("cannot serve a process that joined the program: \(error)")) }
         }
     }
 
     private func readMailbox() {
         mailbox.wake.drain()
+        takeListeners()
         let lost = mailbox.lost.withLock { list in
             let lost = list
             list = []
@@ -143,6 +168,7 @@ extension MonitorCore {
         try? epoll.remove(space.userfault.raw)
         forgetPages(space, 0..<Page.count_max)
         spaces[space.slot] = nil
+        inheritCharge(of: space)
         trimCacheShare()
     }
 

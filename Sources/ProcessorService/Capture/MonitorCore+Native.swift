@@ -71,7 +71,7 @@ extension MonitorCore {
     /// A process that cannot have an agent: its call is the kernel's.
     func proceedNatively(_ notification: lego_notification) {
         makeNative(notification.thread)
-        _ = lego_seccomp_continue(listener.raw, notification.id)
+        leaveToKernel(notification)
     }
 
     /// Whether a thread may clone an agent that does as it is told: a filter of the program's own would be the agent's

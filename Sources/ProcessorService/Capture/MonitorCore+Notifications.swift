@@ -11,17 +11,13 @@ extension MonitorCore {
         ProgramCounters.add(counters.trappedCalls)
         guard let space = identify(notification) else {
             if isNative(notification.thread) {
-                _ = lego_seccomp_continue(listener.raw, notification.id)
-                return
+                return leaveToKernel(notification)
             }
             // The injection lets the call be made again.
             return inject(notification)
         }
         attach(space, thread: notification.thread)
-        if space.isNative {
-            _ = lego_seccomp_continue(listener.raw, notification.id)
-            return
-        }
+        if space.isNative { return leaveToKernel(notification) }
         colocateCaller(space, notification.thread)
         let outcome = carryOut(space, notification)
         if hasFailed { return }
@@ -31,15 +27,29 @@ extension MonitorCore {
                 // The program killed its agent: another one is injected, and the call made again.
                 return inject(notification)
             }
-            _ = lego_seccomp_answer(listener.raw, notification.id, value == -Int64(ESRCH) ? -Int64(ENOMEM) : value)
+            _ = lego_seccomp_answer(
+                notification.listener, notification.id, value == -Int64(ESRCH) ? -Int64(ENOMEM) : value)
+        case .exact(let value): _ = lego_seccomp_answer(notification.listener, notification.id, value)
         case .proceed:
-            _ = lego_seccomp_continue(listener.raw, notification.id)
+            _ = lego_seccomp_continue(notification.listener, notification.id)
+        }
+    }
+
+    /// The call of a process that has no agent.
+    func leaveToKernel(_ notification: lego_notification) {
+        if notification.number == SystemCall.schedSetAffinity && !processors.isEmpty {
+            // Its mask cannot be read here, and the kernel would take any.
+            _ = lego_seccomp_answer(notification.listener, notification.id, -Int64(EPERM))
+        } else {
+            _ = lego_seccomp_continue(notification.listener, notification.id)
         }
     }
 
     enum Outcome {
         /// The result, or a negative error number.
         case answer(Int64)
+        /// The same, where ESRCH is not the agent's but the call's own.
+        case exact(Int64)
         /// The kernel shall execute the call.
         case proceed
     }

@@ -15,8 +15,8 @@ extension MonitorCore {
             if let begun = space.replacement {
                 let start = Page.address(begun.region.pages.lowerBound)
                 // Still the file's: it is replaced below like the others.
-                let isReplaced = areas.contains { $0.start <= start && start < $0.end && $0.inode == 0 }
-                if isReplaced { try finishReplacement(space, begun) }
+                let area = areas.first { $0.start <= start && start < $0.end }
+                if let area, !isFile(area, thread) { try finishReplacement(space, begun) }
                 space.replacement = nil
             }
             let agentEnd = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_SPAN)
@@ -70,6 +70,18 @@ extension MonitorCore {
     private static let isSwapped: UInt64 = 1 << 62
     private static let isFilePage: UInt64 = 1 << 61
 
+    /// Whether an area maps a regular file: not anonymous memory, nor the node that gives it a name.
+    private func isFile(_ area: ProcessFiles.MappedArea, _ thread: Int32) -> Bool {
+        var status = stat()
+        guard area.inode != 0, let file = Self.openMapped(area, thread) else { return false }
+        return fstat(file.raw, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
+    }
+
+    private static func openMapped(_ area: ProcessFiles.MappedArea, _ thread: Int32) -> Descriptor? {
+        try? ProcessFiles.open(
+            thread, "map_files/\(String(area.start, radix: 16))-\(String(area.end, radix: 16))")
+    }
+
     private func register(
         _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor
     ) throws(KernelError) {
@@ -91,9 +103,7 @@ extension MonitorCore {
     private func replace(
         _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor, _ thread: Int32
     ) throws(KernelError) {
-        let name =
-            "map_files/\(String(area.start, radix: 16))-\(String(area.end, radix: 16))"
-        guard let file = try? ProcessFiles.open(thread, name), let agent = space.agent else { return }
+        guard let file = Self.openMapped(area, thread), let agent = space.agent else { return }
         var status = stat()
         if fstat(file.raw, &status) < 0 || status.st_mode & S_IFMT != S_IFREG { return }
         let first = Page.number(area.start)
@@ -108,13 +118,13 @@ extension MonitorCore {
             if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
             written.append((page, bytes))
         }
-        let region = Region(
-            pages: first..<Page.number(area.end), file: MappedFile(file), fileOffset: area.offset)
+        let mapped = MappedFile(file)
+        let region = Region(pages: first..<Page.number(area.end), file: mapped, fileOffset: area.offset)
         let replacement = Replacement(region: region, written: written)
         space.replacement = replacement
-        let result = agentCall(
-            space, SystemCall.mmap, area.start, area.bytes, UInt64(area.protection),
-            UInt64(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE), UInt64(bitPattern: -1), 0)
+        let result = mapNamed(
+            space, mapped.descriptor, area.start, area.bytes, UInt64(area.protection), MAP_PRIVATE | MAP_FIXED,
+            area.offset)
         if result != Int64(area.start) {
             throw KernelError("mmap in place of a file mapping", Int32(clamping: -result))
         }

@@ -13,6 +13,20 @@ import Wire
 final class MonitorCore: @unchecked Sendable {
     let program: ProgramID
     /// Tells this monitor's address spaces from those of every other, on a host where several processors may run.
+    /// Where the names of its mapped files are; nil: they have none.
+    let procTree: ProcTree?
+    /// The directory of its user in there, which is the tree's; -1: none.
+    let namesDirectory: Int32
+    /// Whom it runs as, for the trees of names.
+    let user: UInt32
+    /// Where it may run; empty: anywhere.
+    let processors: ProcessorSet
+    /// The memory that it sees; nil: the host's.
+    let memory: MemoryFigures?
+    /// Pages that the program has made and not given back, wherever they are; what a fork shares counts once.
+    var charged = 0
+    /// The most pages that it may have, here and remote; 0: no limit.
+    let quotaPages: Int
     let nonce = UInt64.random(in: 1 ... .max)
     let name: String
     let logger: Logger
@@ -54,6 +68,8 @@ final class MonitorCore: @unchecked Sendable {
     var hasFailed = false
     /// The listener says that no process uses the filter any more.
     var isListenerDone = false
+    /// The listeners of the filters of processes that joined. Owned; closed when their last process has ended.
+    var joinedListeners: [Int32] = []
     /// Forks whose events were read and whose tables are not copied yet.
     var pendingForks: [(parent: AddressSpace, descriptor: Int32)] = []
     /// Room that forks under way will take, oldest first, and its sum in pages.
@@ -99,25 +115,31 @@ final class MonitorCore: @unchecked Sendable {
     static let messages_max = 16
 
     init(
-        program: ProgramID, name: String, listener: consuming Descriptor, initProcess: Int32, guardian: Int32,
-        cache: ExCache, remote: RemoteMemory, limitBytes: UInt64, mailbox: MonitorMailbox, logger: Logger,
-        onFatal: @escaping @Sendable (ProgramFailure) -> Void
+        seat: ProgramSeat, listener: consuming Descriptor, cache: ExCache, remote: RemoteMemory,
+        mailbox: MonitorMailbox, logger: Logger, onFatal: @escaping @Sendable (ProgramFailure) -> Void
     ) throws(KernelError) {
-        self.program = program
-        self.name = name
+        self.program = seat.program
+        self.name = seat.name
+        procTree = seat.procTree
+        user = seat.user
+        namesDirectory = seat.procTree?.namesDirectory(of: seat.user) ?? -1
+        processors = seat.processors
+        memory = seat.memory
+        quotaPages = Int(clamping: seat.quotaBytes / Page.bytes)
         self.logger = logger
         self.listener = listener
-        self.initProcess = initProcess
-        self.guardian = guardian
+        self.initProcess = seat.initProcess
+        self.guardian = seat.guardian
         self.cache = cache
         self.mailbox = mailbox
         self.onFatal = onFatal
         counters = mailbox.counters
         sandboxFilters = 1 + (ProcessFiles.statusField(initProcess, "Seccomp_filters").flatMap { Int($0) } ?? 0)
         share = try CacheShare(counters: counters)
-        store = try RemoteStore(program: program, remote: remote, counters: counters)
-        let asked = limitBytes == 0 ? cache.capacityPages : Int(clamping: limitBytes / Page.bytes)
-        limitPages = max(ExCache.minimumPages, min(asked, cache.capacityPages))
+        store = try RemoteStore(program: seat.program, remote: remote, counters: counters)
+        let asked = seat.limitBytes == 0 ? cache.capacityPages : Int(clamping: seat.limitBytes / Page.bytes)
+        let allowed = quotaPages > 0 ? min(asked, quotaPages) : asked
+        limitPages = max(ExCache.minimumPages, min(allowed, cache.capacityPages))
         refaultWindow = UInt64(max(1, limitPages / 64))
         windowPages = max(1, min(RemoteStore.window, limitPages / 16))
         followPages = max(1, min(RemoteStore.window, limitPages / 64))
@@ -139,7 +161,7 @@ final class MonitorCore: @unchecked Sendable {
         followed = .allocate(capacity: RemoteStore.window)
         followedEntries = .allocate(capacity: RemoteStore.window)
         followedEntries.initialize(repeating: PageEntry(), count: RemoteStore.window)
-        try epoll.add(self.listener.raw, token: Token.listener.word)
+        try epoll.add(self.listener.raw, token: Token.listener(self.listener.raw).word)
         try epoll.add(mailbox.wake.raw, token: Token.mailbox.word)
         try epoll.add(share.shrinkRequest.raw, token: Token.shrink.word)
         try epoll.add(timer.raw, token: Token.timer.word)
@@ -147,6 +169,7 @@ final class MonitorCore: @unchecked Sendable {
     }
 
     deinit {
+        for joined in joinedListeners { close(joined) }
         messages.deallocate()
         victims.deallocate()
         victimEntries.deallocate()
@@ -158,7 +181,7 @@ final class MonitorCore: @unchecked Sendable {
 
     /// What an epoll event is about.
     enum Token {
-        case listener
+        case listener(Int32)
         case mailbox
         case shrink
         case timer
@@ -171,7 +194,7 @@ final class MonitorCore: @unchecked Sendable {
         }
         var word: UInt64 {
             switch self {
-            case .listener: 1 << 60
+            case .listener(let raw): 1 << 60 | UInt64(UInt32(bitPattern: raw))
             case .mailbox: 2 << 60
             case .shrink: 3 << 60
             case .timer: 7 << 60
@@ -180,6 +203,7 @@ final class MonitorCore: @unchecked Sendable {
             case .user(let slot, let generation): Self.word(6, slot, generation)
             }
         }
+        static let listenerKind: UInt64 = 1
         static let userfaultKind: UInt64 = 4
         static let agentKind: UInt64 = 5
         static let userKind: UInt64 = 6
@@ -210,6 +234,10 @@ final class MonitorMailbox: Sendable {
     let isStopping = Atomic<Bool>(false)
     let lost = Mutex<[NodeID]>([])
     let cores = Mutex<[CoreRequest]>([])
+    /// Listeners of processes that joined, owned by the list until the monitor takes them.
+    let listeners = Mutex<[Int32]>([])
 
     init() throws(KernelError) { wake = try EventDescriptor() }
+
+    deinit { for listener in listeners.withLock({ $0 }) { close(listener) } }
 }

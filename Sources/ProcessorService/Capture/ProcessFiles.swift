@@ -130,8 +130,21 @@ enum ProcessFiles {
 
     /// Whether a thread has that number in its innermost pid namespace.
     static func isNumbered(_ thread: Int32, innermost number: Int32) -> Bool {
-        guard let numbers = statusField(thread, "NSpid") else { return false }
-        return numbers.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) } == number
+        innerNumber(thread) == number
+    }
+
+    /// The pid namespace of a process, as a text to compare; nil when it is gone.
+    static func namespace(_ process: Int32) -> String? {
+        withUnsafeTemporaryAllocation(byteCount: 64, alignment: 1) { buffer in
+            let count = readlink("/proc/\(process)/ns/pid", buffer.baseAddress!, buffer.count)
+            return count <= 0 ? nil : String(decoding: buffer.prefix(count), as: UTF8.self)
+        }
+    }
+
+    /// A process's number in its innermost pid namespace.
+    static func innerNumber(_ process: Int32) -> Int32? {
+        guard let numbers = statusField(process, "NSpid") else { return nil }
+        return numbers.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) }
     }
 
     /// The processes of the host.

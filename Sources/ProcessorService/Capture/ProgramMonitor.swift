@@ -16,23 +16,19 @@ public final class ProgramMonitor: Sendable {
     private let phase = Mutex<Phase>(.ready)
 
     /// - Parameters:
+    ///   - seat: what there is to know of the program. Its guardian is a Unix socket that gets a duplicate of every
+    ///     userfaultfd with the byte `u`, and must keep them until the sandbox is dead, so that no page reads as zero
+    ///     after this process was killed. Not closed here. Negative: none.
     ///   - listener: the seccomp listener of the sandbox, whose filter is `SystemCallFilter`.
-    ///   - initProcess: the sandbox's first process, in this process's pid namespace.
-    ///   - guardian: a Unix socket; it gets a duplicate of every userfaultfd with the byte `u`, and must keep them until
-    ///     the sandbox is dead, so that no page reads as zero after this process was killed. Not closed here. Negative:
-    ///     none.
-    ///   - limitBytes: the program's own limit of local memory, 0: the cache's.
     ///   - onFatal: called once, on the monitor's thread, when the rack must end the program. It must not call back.
     public init(
-        program: ProgramID, name: String, listener: consuming Descriptor, initProcess: Int32, guardian: Int32,
-        cache: ExCache, remote: RemoteMemory, limitBytes: UInt64, logger: Logger,
+        seat: ProgramSeat, listener: consuming Descriptor, cache: ExCache, remote: RemoteMemory, logger: Logger,
         onFatal: @escaping @Sendable (ProgramFailure) -> Void
     ) throws(KernelError) {
         mailbox = try MonitorMailbox()
         core = try MonitorCore(
-            program: program, name: name, listener: listener, initProcess: initProcess, guardian: guardian,
-            cache: cache,
-            remote: remote, limitBytes: limitBytes, mailbox: mailbox, logger: logger, onFatal: onFatal)
+            seat: seat, listener: listener, cache: cache, remote: remote, mailbox: mailbox, logger: logger,
+            onFatal: onFatal)
     }
 
     /// Starts the monitor's thread. Once; before the program may run.
@@ -46,6 +42,13 @@ public final class ProgramMonitor: Sendable {
 
     /// The program's counters. Any thread; takes a short lock.
     public func statistics() -> ProgramStatistics { mailbox.counters.snapshot() }
+
+    /// Takes the listener of the filter of a process that joined the program. Any thread.
+    public func join(_ listener: consuming Descriptor) {
+        let raw = listener.release()
+        mailbox.listeners.withLock { $0.append(raw) }
+        mailbox.wake.signal()
+    }
 
     /// Tells that a memory component was lost. Any thread.
     public func memoryLost(_ node: NodeID) {

@@ -7,6 +7,7 @@ enum SystemCall {
     static let munmap: UInt32 = 11
     static let brk: UInt32 = 12
     static let ioctl: UInt32 = 16
+    static let pread64: UInt32 = 17
     static let mremap: UInt32 = 25
     static let madvise: UInt32 = 28
     static let shmat: UInt32 = 30
@@ -16,6 +17,7 @@ enum SystemCall {
     static let vfork: UInt32 = 58
     static let exit: UInt32 = 60
     static let fcntl: UInt32 = 72
+    static let sysinfo: UInt32 = 99
     static let ptrace: UInt32 = 101
     static let mlock: UInt32 = 149
     static let mlockall: UInt32 = 151
@@ -24,6 +26,7 @@ enum SystemCall {
     static let schedSetAffinity: UInt32 = 203
     static let schedGetAffinity: UInt32 = 204
     static let ioSetup: UInt32 = 206
+    static let getdents64: UInt32 = 217
     static let setTidAddress: UInt32 = 218
     static let openat: UInt32 = 257
     static let prlimit64: UInt32 = 302

@@ -57,6 +57,8 @@ public enum SystemCallFilter {
         (SystemCall.ioctl, .values(argument: 1, [registerRequest])),
         (SystemCall.ptrace, .values(argument: 0, TraceRequest.trapped)), (SystemCall.processMrelease, .always),
         (SystemCall.setns, .always),
+        // What tells of the host and of helpers.
+        (SystemCall.sysinfo, .always), (SystemCall.getdents64, .always),
         // What may pin pages for a device that writes to them.
         (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
         (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),

@@ -44,6 +44,10 @@ final class AddressSpace {
     var trail = PointerTrail()
     /// Pages in local memory.
     var resident = 0
+    /// Pages that it made and has not given back.
+    var charged = 0
+    /// The address space that it began as a copy of, while that lives.
+    weak var forkedFrom: AddressSpace?
     /// nil in a forked child that has made no trapped call yet, and after the agent was killed.
     var agent: Agent?
     /// The memory that the agent runs from; kept when the agent dies, because it stays mapped in the program.

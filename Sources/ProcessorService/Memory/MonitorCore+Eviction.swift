@@ -226,6 +226,8 @@ extension MonitorCore {
         entry.pointee.departure = max(1, departures >> 6 & 0xffff)
         space.resident -= 1
         resident -= 1
+        // Clean and stored nowhere: it will be made again.
+        if !entry.pointee.isStored { uncharge(space, 1) }
         ProgramCounters.add(counters.evictedPages)
     }
 

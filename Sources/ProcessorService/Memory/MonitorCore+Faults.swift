@@ -425,6 +425,7 @@ extension MonitorCore {
             space.resident += 1
             resident += 1
             arrivals &+= 1
+            if !entry.pointee.isStored { charge(space) }
             // What a stream brings says nothing of the page.
             if isAlone && isRefault(entry.pointee) {
                 entry.pointee.set(PageEntry.proven)
@@ -443,11 +444,14 @@ extension MonitorCore {
         awaitAhead(of: space)
         var gone = 0
         var goneProven = 0
+        var live = 0
         space.table.removeAll(in: pages) { _, entry in
+            if !entry.pointee.isUntouched { live += 1 }
             if entry.pointee.isResident { gone += 1 }
             if entry.pointee.isProven { goneProven += 1 }
             if entry.pointee.isStored { self.store.release(entry) }
         }
+        uncharge(space, live)
         space.resident -= gone
         space.residentProven -= goneProven
         resident -= gone

@@ -78,6 +78,7 @@ extension MonitorCore {
             return fail(.internalError("cannot follow a fork of the program: \(error)"))
         }
         child.isTakenOver = true
+        child.forkedFrom = parent
         child.regions = parent.regions
         child.breakEnd = parent.breakEnd
         child.systemCallInstruction = parent.systemCallInstruction

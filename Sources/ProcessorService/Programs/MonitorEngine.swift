@@ -15,8 +15,7 @@ struct MonitorEngine: MemoryEngine {
         for seat: ProgramSeat, listener: consuming Descriptor, onEnd: @escaping @Sendable (EndCause) -> Void
     ) throws(KernelError) -> any ProgramMemory {
         try ProgramMonitor(
-            program: seat.program, name: seat.name, listener: listener, initProcess: seat.initProcess,
-            guardian: seat.guardian, cache: cache, remote: remote, limitBytes: seat.limitBytes, logger: logger
+            seat: seat, listener: listener, cache: cache, remote: remote, logger: logger
         ) { onEnd(EndCause($0)) }
     }
 }
@@ -27,7 +26,7 @@ extension EndCause {
     init(_ failure: ProgramFailure) {
         switch failure {
         case .componentLost: self = .lost(failure.reason)
-        case .outOfRemoteMemory, .internalError: self = .refused(failure.reason)
+        case .outOfRemoteMemory, .quotaExceeded, .internalError: self = .refused(failure.reason)
         }
     }
 }

@@ -11,6 +11,8 @@ final class Program: Sendable {
     let id: ProgramID
     let name: String
     let isDetached: Bool
+    /// What it was started with; a process that joins it starts alike.
+    let plan: SandboxPlan
     /// Where a detached program's output goes.
     let logPath: String
     let logExtent = LogExtent()
@@ -47,10 +49,14 @@ final class Program: Sendable {
         var isReportAcknowledged = false
         var result: ProcessorManagerReport?
         var thread: KernelThread?
+        var memory: MemoryFigures?
+        /// What has joined it and is not through yet.
+        var joined: [JoinedProgram] = []
     }
     private let state: Mutex<State>
 
-    init(_ request: ManagerProcessorStart, logPath: String) {
+    init(_ request: ManagerProcessorStart, plan: SandboxPlan, logPath: String) {
+        self.plan = plan
         id = request.program
         name = request.name
         isDetached = request.isDetached
@@ -59,12 +65,8 @@ final class Program: Sendable {
         state = Mutex(State())
     }
 
-    /// Compares in constant time: how long it takes tells nothing about the token.
     func accepts(token other: UnsafeRawBufferPointer) -> Bool {
-        if other.count != token.count { return false }
-        var difference: UInt8 = 0
-        for index in 0..<token.count { difference |= token[index] ^ other[index] }
-        return difference == 0
+        Token.matches(token, other)
     }
 
     // MARK: Any thread
@@ -144,7 +146,36 @@ final class Program: Sendable {
         }
     }
 
+    // MARK: What joins it
+
+    /// Processes that may have joined a program at a time.
+    static let joined_max = 64
+
+    /// What runs of it; nil when it has ended.
+    var life: Life? { state.withLock { $0.result == nil ? $0.life : nil } }
+
+    /// False when there are too many.
+    func add(_ joined: JoinedProgram) -> Bool {
+        state.withLock { state in
+            if state.joined.count >= Self.joined_max { return false }
+            state.joined.append(joined)
+            return true
+        }
+    }
+
+    func remove(_ joined: JoinedProgram) {
+        state.withLock { $0.joined.removeAll { $0 === joined } }
+    }
+
+    func joined(token: UnsafeRawBufferPointer) -> JoinedProgram? {
+        state.withLock { $0.joined }.first { $0.accepts(token: token) }
+    }
+
     // MARK: The starter
+
+    /// The memory that it sees.
+    var memoryFigures: MemoryFigures? { state.withLock { $0.memory } }
+    func setMemory(_ figures: MemoryFigures) { state.withLock { $0.memory = figures } }
 
     /// From now on the program has processes.
     func begin(_ life: Life) {
@@ -155,13 +186,15 @@ final class Program: Sendable {
         state.withLock { $0.thread = thread }
     }
 
-    /// Waits for the program's thread to end. One caller.
+    /// Waits for the threads of the program, and of what joined it, to end. One caller.
     func join() {
-        let thread = state.withLock { state in
+        let (thread, joined) = state.withLock { state in
             defer { state.thread = nil }
-            return state.thread
+            return (state.thread, state.joined)
         }
+        for joined in joined { joined.leave() }
         thread?.join()
+        for joined in joined { joined.join() }
     }
 
     // MARK: The program's thread

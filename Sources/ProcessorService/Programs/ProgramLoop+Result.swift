@@ -32,10 +32,22 @@ extension ProgramLoop {
     }
 
     static func exitPayload(_ result: ProcessorManagerReport) -> [UInt8] {
-        let exit = AttachExit(
-            state: result.state, exitStatus: result.exitStatus, signal: result.signal, reason: result.reason)
-        return [UInt8](unsafeUninitializedCapacity: WireLimit.reason_max + 64) { buffer, count in
-            count = exit.encode(into: UnsafeMutableRawBufferPointer(buffer)) ?? 0
+        AttachExit(
+            state: result.state, exitStatus: result.exitStatus, signal: result.signal, reason: result.reason
+        ).payload
+    }
+
+    /// What a terminal sends goes to the foreground group, as a terminal sends it.
+    static func isTerminals(_ signal: Int32) -> Bool {
+        [SIGINT, SIGQUIT, SIGTSTP, SIGCONT, SIGHUP, SIGWINCH].contains(signal)
+    }
+}
+
+extension AttachExit {
+    /// As the payload of a frame.
+    var payload: [UInt8] {
+        [UInt8](unsafeUninitializedCapacity: WireLimit.reason_max + 64) { buffer, count in
+            count = encode(into: UnsafeMutableRawBufferPointer(buffer)) ?? 0
         }
     }
 }

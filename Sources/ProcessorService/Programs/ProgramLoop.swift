@@ -34,6 +34,7 @@ struct ProgramLoop: ~Copyable {
     private var output: OutputRelay
     private var error: OutputRelay
     private var log: LogRelay
+    private var terminal: TerminalControl
     /// What to do when it passes depends on the phase and on what was tried last: see `passDeadline`.
     private var deadline: Deadline
     private let attachLimit: Duration
@@ -61,6 +62,7 @@ struct ProgramLoop: ~Copyable {
         self.attachLimit = attachLimit
         deadline = .after(attachLimit)
         input = InputRelay(streams.input.take())
+        terminal = TerminalControl(streams.terminal.take())
         let logFile = streams.log.take()
         log = LogRelay(
             pipe: logFile == nil ? nil : streams.output.take(), file: logFile, extent: program.logExtent,
@@ -154,6 +156,7 @@ struct ProgramLoop: ~Copyable {
         switch kind {
         case .standardInput: return input.append(payload)
         case .signal where payload.count == 1: signal(Int32(payload[0]))
+        case .windowSize: return terminal.resize(payload)
         case .closed where payload.count == 1 && payload[0] == 1: output.close()
         case .closed where payload.count == 1 && payload[0] == 2: error.close()
         default: return false
@@ -161,12 +164,11 @@ struct ProgramLoop: ~Copyable {
         return true
     }
 
-    /// A signal of the user. What a terminal sends goes to the foreground group, as a terminal sends it.
+    /// A signal of the user.
     private mutating func signal(_ number: Int32) {
         guard (1...64).contains(number) else { return }
         if number == SIGKILL { return kill() }
-        let isTerminals = [SIGINT, SIGQUIT, SIGTSTP, SIGCONT, SIGHUP, SIGWINCH].contains(number)
-        _ = life.sandbox.signal(number, group: isTerminals)
+        _ = life.sandbox.signal(number, group: Self.isTerminals(number))
     }
 
     /// As when a terminal vanishes: SIGHUP, and no more streams.
@@ -182,6 +184,7 @@ struct ProgramLoop: ~Copyable {
         input.close()
         output.close()
         error.close()
+        terminal.close()
         if phase == .draining { phase = .done }
     }
 

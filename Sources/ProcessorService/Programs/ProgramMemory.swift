@@ -18,6 +18,8 @@ protocol MemoryEngine: Sendable {
 protocol ProgramMemory: Sendable {
     /// Before the program may run. Once.
     func start() throws(KernelError)
+    /// Any thread: a process has joined the program, and this is the listener of its filter.
+    func join(_ listener: consuming Descriptor)
     /// Any thread.
     func statistics() -> ProgramStatistics
     /// Any thread: a memory component is lost.
@@ -29,15 +31,33 @@ protocol ProgramMemory: Sendable {
 }
 
 /// What a memory engine must know of a program.
-struct ProgramSeat: Sendable {
-    var program: ProgramID
-    var name: String
+public struct ProgramSeat: Sendable {
+    public var program: ProgramID
+    public var name: String
     /// Host number of the first process of the program's namespace.
-    var initProcess: Int32
+    public var initProcess: Int32
     /// The socket to the guardian, for duplicates of userfault descriptors.
-    var guardian: Int32
+    public var guardian: Int32
     /// The program's own limit of resident bytes; 0: none.
-    var limitBytes: UInt64
+    public var limitBytes: UInt64
+    /// The most memory that it may have, local and remote; 0: no limit.
+    public var quotaBytes: UInt64 = 0
+    /// Where it may run; empty: anywhere.
+    public var processors = ProcessorSet(words: [])
+    /// Whom it runs as.
+    public var user: UInt32 = 0
+    /// The memory that it sees; nil: the host's.
+    var memory: MemoryFigures?
+    /// Where the names of its mapped files are; nil: they have none.
+    var procTree: ProcTree?
+
+    public init(program: ProgramID, name: String, initProcess: Int32, guardian: Int32, limitBytes: UInt64) {
+        self.program = program
+        self.name = name
+        self.initProcess = initProcess
+        self.guardian = guardian
+        self.limitBytes = limitBytes
+    }
 }
 
 /// Why the rack ends a program. The text is one line for the user.

@@ -56,16 +56,17 @@ struct Guardian: ~Copyable {
             throw SandboxFailure("the program could not be loaded in time; is \(plan.rootName) overloaded or lost?")
         }
         var report = lego_sandbox_report()
-        var descriptors: [Int32] = [-1, -1]
+        var descriptors: [Int32] = [-1, -1, -1]
         var count = 0
         let size = MemoryLayout<lego_sandbox_report>.size
-        let received = lego_receive_descriptors(control.raw, &report, size, &descriptors, 2, &count, nil, 0)
+        let received = lego_receive_descriptors(control.raw, &report, size, &descriptors, 3, &count, nil, 0)
         if received < 0 {
             throw SandboxFailure(KernelError("recvmsg", Int32(-received)), during: "answer of lego-sandbox")
         }
-        if received == size, report.kind == LEGO_SANDBOX_READY.rawValue, count == 2 {
+        if received == size, report.kind == LEGO_SANDBOX_READY.rawValue, count >= 2 {
             return Ready(
                 listener: Descriptor(taking: descriptors[0]), programPidfd: Descriptor(taking: descriptors[1]),
+                terminal: count > 2 ? Descriptor(taking: descriptors[2]) : nil,
                 initProcess: report.init_process, program: report.program_process)
         }
         for descriptor in descriptors.prefix(count) { close(descriptor) }
@@ -78,12 +79,13 @@ struct Guardian: ~Copyable {
 struct Ready: ~Copyable {
     let listener: Descriptor
     let programPidfd: Descriptor
+    var terminal: Descriptor?
     let initProcess: Int32
     let program: Int32
 }
 
 /// A pair of connected SOCK_SEQPACKET sockets.
-private struct SocketPair: ~Copyable {
+struct SocketPair: ~Copyable {
     let ours: Descriptor
     let theirs: Descriptor
 

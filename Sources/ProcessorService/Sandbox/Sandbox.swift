@@ -16,6 +16,7 @@ public final class Sandbox: Sendable {
     private let guardian: Descriptor
     private let programPidfd: Descriptor
     private let listener: Mutex<Descriptor?>
+    private let terminal: Mutex<Descriptor?>
     private let reaped = Mutex(false)
 
     /// How a sandbox ended.
@@ -31,6 +32,8 @@ public final class Sandbox: Sendable {
     private init(guardian: consuming Guardian, ready: consuming Ready) {
         initProcess = ready.initProcess
         program = ready.program
+        var ready = ready
+        terminal = Mutex(ready.terminal.take())
         listener = Mutex(Optional(ready.listener))
         programPidfd = ready.programPidfd
         control = guardian.control
@@ -68,6 +71,18 @@ public final class Sandbox: Sendable {
     /// The listener of the program's system call filter. Answers it once.
     public func takeListener() -> Descriptor? {
         listener.withLock { $0.take() }
+    }
+
+    /// The master of the program's terminal, non-blocking, where one was asked for. Answers it once.
+    public func takeTerminal() -> Descriptor? {
+        terminal.withLock { $0.take() }
+    }
+
+    /// Asks the guardian for a process that joins.
+    func ask(_ header: inout lego_sandbox_start, _ descriptors: [Int32]) throws(KernelError) {
+        let size = MemoryLayout<lego_sandbox_start>.size
+        _ = try checked(
+            "sendmsg", lego_send_descriptors(control.raw, &header, size, descriptors, descriptors.count))
     }
 
     /// The socket on which duplicates of userfault descriptors go to the guardian, each with the byte `u`.

@@ -21,6 +21,12 @@ public struct SandboxPlan: Sendable {
     public var filter: [UInt8]
     /// Size of the private /tmp in bytes; 0: half of the host's memory.
     public var temporaryBytes: UInt64 = 0
+    /// A file of the daemon's that is mounted on /proc/meminfo; empty: none.
+    public var memoryInformation = ""
+    /// The streams are a terminal of the sandbox of this size; nil: the descriptors that are handed over.
+    public var terminal: TerminalSize?
+    /// Where it may run, as sched_setaffinity(2) has it; empty: wherever the daemon may.
+    public var processors: [UInt64] = []
 
     public init(
         root: String, rootName: String, workingDirectory: String, user: UInt32, group: UInt32, groups: [UInt32],
@@ -41,7 +47,7 @@ public struct SandboxPlan: Sendable {
     func payload() throws(SandboxFailure) -> [UInt8] {
         var bytes = filter
         for group in groups { withUnsafeBytes(of: group.littleEndian) { bytes.append(contentsOf: $0) } }
-        for text in [root, rootName, workingDirectory] + arguments + environment {
+        for text in [root, rootName, memoryInformation, workingDirectory] + arguments + environment {
             if text.utf8.contains(0) {
                 throw SandboxFailure(
                     "an argument, environment variable or path of the program contains a zero byte; remove it")
@@ -67,6 +73,16 @@ public struct SandboxPlan: Sendable {
         header.environment_count = UInt32(truncatingIfNeeded: environment.count)
         header.temporary_bytes = temporaryBytes
         header.setup_ms = UInt32(clamping: setup.components.seconds * 1000)
+        if let terminal {
+            header.has_terminal = 1
+            header.terminal_rows = terminal.rows
+            header.terminal_columns = terminal.columns
+        }
+        withUnsafeMutableBytes(of: &header.processors) { words in
+            for (index, word) in processors.prefix(Int(LEGO_SANDBOX_PROCESSOR_WORDS)).enumerated() {
+                words.storeBytes(of: word, toByteOffset: index * 8, as: UInt64.self)
+            }
+        }
         return header
     }
 }

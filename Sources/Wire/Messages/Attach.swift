@@ -25,6 +25,8 @@ public enum AttachFrame: UInt8, Sendable {
     /// Processor: 4 bytes little-endian; legoctl may send so many more bytes of standard input, beyond the first
     /// `inputCredit_bytes` and what earlier frames of this kind granted.
     case inputCredit = 10
+    /// legoctl: `TerminalSize`, the new size of the user's terminal.
+    case windowSize = 11
 
     public static let headerBytes = 5
     public static let payloadBytes_max = 64 << 10
@@ -38,6 +40,8 @@ public enum AttachMode: UInt8, Sendable {
     case streams = 0
     /// What a detached program has written so far, then the end.
     case logs = 1
+    /// The streams of a process that joined a program (`ManagerProcessorJoin`); the token is that process's.
+    case joined = 2
 }
 
 /// How a program ended.

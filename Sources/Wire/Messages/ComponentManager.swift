@@ -108,13 +108,26 @@ public struct ComponentManagerHeartbeat: WireMessage, Equatable {
 
 public struct ManagerComponentHeartbeat: WireMessage, Equatable {
     public var membershipEpoch: UInt64
+    /// What all memory components have together, and how much of it is in use, in bytes.
+    public var memoryBytes: UInt64
+    public var memoryUsedBytes: UInt64
 
-    public init(membershipEpoch: UInt64) { self.membershipEpoch = membershipEpoch }
+    public init(membershipEpoch: UInt64, memoryBytes: UInt64 = 0, memoryUsedBytes: UInt64 = 0) {
+        self.membershipEpoch = membershipEpoch
+        self.memoryBytes = memoryBytes
+        self.memoryUsedBytes = memoryUsedBytes
+    }
 
-    public func encode(into writer: inout WireWriter) { writer.write(membershipEpoch) }
+    public func encode(into writer: inout WireWriter) {
+        writer.write(membershipEpoch)
+        writer.write(memoryBytes)
+        writer.write(memoryUsedBytes)
+    }
 
     public init?(from reader: inout WireReader) {
         membershipEpoch = reader.read()
+        memoryBytes = reader.read()
+        memoryUsedBytes = reader.read()
         if !reader.isValid { return nil }
     }
 }

@@ -22,12 +22,25 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
     public var attachToken: [UInt8]
     /// A program whose user cannot enter `workingDirectory` starts in / instead, and the answer says so.
     public var mayStartElsewhere: Bool
+    /// The standard streams are a terminal of the program's own, of this size.
+    public var terminal: TerminalSize?
+    /// The most memory that it may have, local and remote, in bytes; 0: no limit.
+    public var memoryBytes: UInt64
+    /// Where it may run, a bit for each of the processor's CPUs; empty: on all.
+    public var processors: [UInt64]
+    /// What all memory components that the program may be placed on have together, in bytes.
+    public var rackMemoryBytes: UInt64
 
     public init(
         program: ProgramID, name: String, arguments: [String], environment: [String], workingDirectory: String,
         user: UInt32, group: UInt32, groups: [UInt32], excacheBytes: UInt64, isDetached: Bool, attachToken: [UInt8],
-        mayStartElsewhere: Bool = false
+        mayStartElsewhere: Bool = false, terminal: TerminalSize? = nil, memoryBytes: UInt64 = 0,
+        processors: [UInt64] = [], rackMemoryBytes: UInt64 = 0
     ) {
+        self.rackMemoryBytes = rackMemoryBytes
+        self.terminal = terminal
+        self.memoryBytes = memoryBytes
+        self.processors = processors
         self.program = program
         self.name = name
         self.arguments = arguments
@@ -56,6 +69,11 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
         writer.write(isDetached)
         attachToken.withUnsafeBytes { writer.write(counted: $0) }
         writer.write(mayStartElsewhere)
+        writer.write(terminal)
+        writer.write(memoryBytes)
+        writer.write(UInt32(truncatingIfNeeded: processors.count))
+        for word in processors { writer.write(word) }
+        writer.write(rackMemoryBytes)
     }
 
     public init?(from reader: inout WireReader) {
@@ -74,6 +92,13 @@ public struct ManagerProcessorStart: WireMessage, Equatable {
         isDetached = reader.readBool()
         attachToken = Array(reader.readCounted(max: 16))
         mayStartElsewhere = reader.readBool()
+        terminal = reader.readTerminal()
+        memoryBytes = reader.read()
+        let wordCount = Int(reader.read(UInt32.self))
+        if wordCount > WireLimit.processorWords_max { return nil }
+        processors = []
+        for _ in 0..<wordCount { processors.append(reader.read()) }
+        rackMemoryBytes = reader.read()
         if !reader.isValid || arguments.isEmpty || attachToken.count != 16 || !workingDirectory.hasPrefix("/") {
             return nil
         }
@@ -100,6 +125,53 @@ public struct ProcessorManagerStarted: WireMessage, Equatable {
         reason = reader.readString(max: WireLimit.reason_max)
         exitStatus = reader.read()
         if !reader.isValid { return nil }
+    }
+}
+
+/// Starts a process in a running program's namespaces, as its user. Answered by `ProcessorManagerStarted`; `notFound` when
+/// the program has ended.
+public struct ManagerProcessorJoin: WireMessage, Equatable {
+    public var program: ProgramID
+    /// As in `ManagerProcessorStart`.
+    public var arguments: [String]
+    /// `KEY=VALUE` each, in place of the program's own.
+    public var environment: [String]
+    /// Absolute; empty: where the program was started.
+    public var workingDirectory: String
+    public var terminal: TerminalSize?
+    /// Whoever attaches to its streams must show this. 16 bytes.
+    public var attachToken: [UInt8]
+
+    public init(
+        program: ProgramID, arguments: [String], environment: [String], workingDirectory: String,
+        terminal: TerminalSize?, attachToken: [UInt8]
+    ) {
+        self.program = program
+        self.arguments = arguments
+        self.environment = environment
+        self.workingDirectory = workingDirectory
+        self.terminal = terminal
+        self.attachToken = attachToken
+    }
+
+    public func encode(into writer: inout WireWriter) {
+        writer.write(program.rawValue)
+        writer.write(arguments)
+        writer.write(environment)
+        writer.write(workingDirectory)
+        writer.write(terminal)
+        attachToken.withUnsafeBytes { writer.write(counted: $0) }
+    }
+
+    public init?(from reader: inout WireReader) {
+        program = ProgramID(rawValue: reader.read())
+        arguments = reader.readStrings(maxCount: WireLimit.arguments_max, max: WireLimit.argumentBytes_max)
+        environment = reader.readStrings(maxCount: WireLimit.arguments_max, max: WireLimit.argumentBytes_max)
+        workingDirectory = reader.readString(max: WireLimit.path_max)
+        terminal = reader.readTerminal()
+        attachToken = Array(reader.readCounted(max: 16))
+        if !reader.isValid || arguments.isEmpty || attachToken.count != 16 { return nil }
+        if !workingDirectory.isEmpty && !workingDirectory.hasPrefix("/") { return nil }
     }
 }
 

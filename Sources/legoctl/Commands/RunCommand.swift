@@ -24,6 +24,14 @@ struct RunCommand: ParsableCommand {
     var variables: [String] = []
     @Option(help: ArgumentHelp("Its working directory in the rack's tree (default: this one).", valueName: "dir"))
     var cwd: String?
+    @Option(
+        help: ArgumentHelp(
+            "Let it have at most SIZE of memory, local and remote together; beyond, it is killed.", valueName: "size"))
+    var memory: String?
+    @Option(
+        help: ArgumentHelp("Let it run on these CPUs of its processor only, e.g. 0,2-3.", valueName: "list"))
+    var cpus: String?
+    @OptionGroup var terminal: TerminalOptions
     @Option(help: ArgumentHelp("A name for 'ps' (default: that of the program).", valueName: "name"))
     var name: String?
     @Option(help: ArgumentHelp("Run as another user; for root only.", valueName: "user"))
@@ -49,13 +57,9 @@ struct RunCommand: ParsableCommand {
             Output.write("\(submitted.id)\n")
             return
         }
-        let connection = try AttachConnection(submitted.attachment, program: submitted.id, mode: .streams)
-        // A reader that leaves is told to the program, which then ends as it would here.
-        signal(SIGPIPE, SIG_IGN)
-        var pump = try StreamPump(
-            connection, input: 0, signals: [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP])
         let title = name ?? Self.baseName(request.arguments[0])
-        switch try pump.run() {
+        switch try AttachedRun.carry(submitted.attachment, program: submitted.id, mode: .streams, terminal) {
+        case .interrupted(let number): AttachedRun.die(by: number)
         case .ended(let exit): ProgramEnd(exit).leave(program: submitted.id, name: title)
         case .refused(let reason): throw CommandFailure(reason, exitStatus: ProgramEnd.lostStatus)
         case .endOfStream:
@@ -89,13 +93,13 @@ struct RunCommand: ParsableCommand {
         guard let program = arguments.first, !program.isEmpty else {
             throw .usage("no program is named; write it after --, as in: legoctl run -- /bin/echo hello")
         }
-        var bytes: UInt64?
-        if let excache {
-            bytes = ByteSize.parse(excache)
-            if bytes == nil || bytes! < 1 << 20 {
-                throw .usage(
-                    "--excache is \"\(Output.printable(excache))\"; allowed: a size such as 64MiB, at least 1MiB")
-            }
+        let bytes = try Self.size("--excache", excache)
+        let memoryBytes = try Self.size("--memory", memory)
+        if let cpus, ProcessorSet(cpus)?.isEmpty != false {
+            throw .usage("--cpus is \"\(Output.printable(cpus))\"; allowed: numbers and ranges such as 0,2-3")
+        }
+        if detach, terminal.hasTerminal || terminal.isInteractive {
+            throw .usage("--detach excludes -i and -t: nobody would sit at the program's terminal")
         }
         if let name, !ComponentName.isValid(name) {
             throw .usage("--name is \"\(Output.printable(name))\"; allowed: \(ComponentName.allowed)")
@@ -109,21 +113,20 @@ struct RunCommand: ParsableCommand {
             arguments: arguments, environment: try environment(), workingDirectory: directory, name: name,
             excacheBytes: bytes, user: user ?? Self.invokingUser, isDetached: detach,
             // The caller's own directory need not be there; one that was asked for must be.
-            mayStartElsewhere: cwd == nil)
+            mayStartElsewhere: cwd == nil, terminal: try terminal.size(), memoryBytes: memoryBytes, processors: cpus)
+    }
+
+    private static func size(_ option: String, _ text: String?) throws(CommandFailure) -> UInt64? {
+        guard let text else { return nil }
+        guard let bytes = ByteSize.parse(text), bytes >= 1 << 20 else {
+            throw .usage("\(option) is \"\(Output.printable(text))\"; allowed: a size such as 64MiB, at least 1MiB")
+        }
+        return bytes
     }
 
     /// The caller's own variables with those of `--env` in place of theirs.
     private func environment() throws(CommandFailure) -> [String] {
-        var texts = Variables.own.filter { $0.contains("=") }
-        for variable in variables {
-            guard let equals = variable.firstIndex(of: "="), equals > variable.startIndex else {
-                throw .usage("--env is \"\(Output.printable(variable))\"; allowed: NAME=VALUE")
-            }
-            let name = variable[...equals]
-            texts.removeAll { $0.hasPrefix(name) }
-            texts.append(variable)
-        }
-        return texts
+        try Variables.merge(Variables.own.filter { $0.contains("=") }, with: variables)
     }
 
     /// Under sudo, the user who called it: by name, as their groups follow from it, else by number (sudo(8)).
@@ -136,5 +139,5 @@ struct RunCommand: ParsableCommand {
         return [name, number].first { !$0.isEmpty }
     }
 
-    private static func baseName(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
+    static func baseName(_ path: String) -> String { path.split(separator: "/").last.map(String.init) ?? path }
 }

@@ -70,41 +70,6 @@ struct PsCommand: ParsableCommand {
     }
 }
 
-struct StatsCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "stats", abstract: "Show a program's memory counters.",
-        discussion: """
-            Faults and pages count events since the start (pages of 4 KiB). Resident bytes are in the processor's ExCache, \
-            remote bytes in memory components.
-            """)
-
-    @OptionGroup var options: RackOptions
-    @Argument(help: ArgumentHelp("The program, as 'ps' numbers it.", valueName: "id"))
-    var id: ProgramNumber
-    @Flag(help: "Print JSON.")
-    var json = false
-
-    func run() throws {
-        let stats = try options.client().statistics(id.value)
-        if json {
-            try Output.json(stats)
-            return
-        }
-        func pages(_ count: UInt64) -> String { "\(count) pages (\(ByteSize.readable(count << 12)))" }
-        Output.table(
-            [
-                ["faults", "\(stats.faults)"], ["zero fills", pages(stats.zeroFills)],
-                ["remote reads", pages(stats.remoteReadPages)], ["remote writes", pages(stats.remoteWritePages)],
-                ["evicted", pages(stats.evictedPages)],
-                ["resident", "\(ByteSize.readable(stats.residentBytes)), at most \(peak(stats.peakResidentBytes))"],
-                ["remote", "\(ByteSize.readable(stats.remoteBytes)), at most \(peak(stats.peakRemoteBytes))"],
-            ]
-                + stats.perMemory.sorted { $0.key < $1.key }.map { ["in \($0.key)", ByteSize.readable($0.value)] })
-    }
-
-    private func peak(_ bytes: UInt64) -> String { ByteSize.readable(bytes) }
-}
-
 /// A program's number on the command line.
 struct ProgramNumber: ExpressibleByArgument {
     let value: UInt64

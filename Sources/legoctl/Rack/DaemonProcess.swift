@@ -164,6 +164,20 @@ enum Variables {
         return texts
     }
 
+    /// Variables with others, `NAME=VALUE` of `--env`, in place of theirs.
+    static func merge(_ texts: [String], with others: [String]) throws(CommandFailure) -> [String] {
+        var texts = texts
+        for variable in others {
+            guard let equals = variable.firstIndex(of: "="), equals > variable.startIndex else {
+                throw .usage("--env is \"\(Output.printable(variable))\"; allowed: NAME=VALUE")
+            }
+            let name = variable[...equals]
+            texts.removeAll { $0.hasPrefix(name) }
+            texts.append(variable)
+        }
+        return texts
+    }
+
     /// The command line without the command's name.
     static var arguments: [String] {
         (1..<max(1, Int(CommandLine.argc))).compactMap { index in

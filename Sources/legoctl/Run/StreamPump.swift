@@ -12,6 +12,8 @@ struct StreamPump: ~Copyable {
         case refused(String)
         /// The connection ended without a word.
         case endOfStream
+        /// This process was told to end while it stood between two terminals.
+        case interrupted(Int32)
     }
 
     /// A frame's header and its longest payload.
@@ -34,15 +36,29 @@ struct StreamPump: ~Copyable {
     private var toldOutputClosed = false
     private var toldErrorsClosed = false
     private var end: AttachExit?
+    /// The program has a terminal; this process's own is raw while input is carried to it.
+    private let hasTerminal: Bool
+    private var terminal: RawTerminal?
+    private var isResized = false
+    private var interruption: Int32?
+
+    /// Signals that are the program's, where it has no terminal, and those that are this process's own, where it has.
+    static let forwarded = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGTSTP]
+    static let ofTerminal = [SIGWINCH, SIGTERM, SIGHUP, SIGINT, SIGQUIT, SIGTSTP, SIGCONT]
 
     /// `input` nil: the program gets no input. `signals` are taken from the process and sent to the program; those that
     /// the process ignores stay ignored.
-    init(_ connection: consuming AttachConnection, input: Int32?, signals: [Int32]) throws(KernelError) {
+    init(
+        _ connection: consuming AttachConnection, input: Int32?, signals: [Int32], hasTerminal: Bool = false
+    ) throws(KernelError) {
+        self.hasTerminal = hasTerminal
         let forwarded = signals.filter { lego_signal_is_ignored($0) == 0 }
         self.signals = forwarded.isEmpty ? nil : try SignalDescriptor(forwarded)
         self.input = input ?? -1
         self.connection = connection
         outbound.append(self.connection.hello)
+        terminal = hasTerminal ? RawTerminal() : nil
+        terminal?.enter()
     }
 
     /// Runs until the program has ended and its output has been written.
@@ -50,6 +66,8 @@ struct StreamPump: ~Copyable {
         let welcomeDeadline = Deadline.after(Self.welcomeLimit)
         while true {
             if let end, !output.isPending, !errors.isPending { return .ended(end) }
+            if let interruption { return .interrupted(interruption) }
+            if isResized, isWelcome, maySendControl { sendSize() }
             let isBlocked = output.isPending || errors.isPending
             if !isConnected && end == nil && !isBlocked { return .endOfStream }
             if !isWelcome && welcomeDeadline.hasPassed { throw CommandFailure("the processor does not answer") }
@@ -102,6 +120,10 @@ struct StreamPump: ~Copyable {
     private mutating func forwardSignals() throws(CommandFailure) -> SignalEffect {
         while let number = nextSignal() {
             if end != nil { return .giveUp }
+            if hasTerminal {
+                noteOwnSignal(number)
+                continue
+            }
             outbound.append(FrameEncoder.frame(.signal, [UInt8(truncatingIfNeeded: number)]))
             if number == SIGTSTP {
                 // The program first: this process cannot speak while it is stopped.
@@ -112,6 +134,33 @@ struct StreamPump: ~Copyable {
             if !maySendControl { break }
         }
         return .goOn
+    }
+
+    /// A signal to a process that stands between two terminals concerns itself: keys go to the program as they are.
+    private mutating func noteOwnSignal(_ number: Int32) {
+        switch number {
+        case SIGWINCH: isResized = true
+        case SIGTSTP:
+            terminal?.leave()
+            lego_signal_stop_self()
+            terminal?.enter()
+            isResized = true
+        case SIGCONT:
+            // After a stop that could not be noticed, when a shell has had the terminal.
+            terminal?.enter()
+            isResized = true
+        default: interruption = number
+        }
+    }
+
+    private mutating func sendSize() {
+        isResized = false
+        guard let size = RawTerminal.size else { return }
+        outbound.append(
+            FrameEncoder.frame(
+                .windowSize,
+                withUnsafeBytes(of: size.rows.littleEndian) { Array($0) }
+                    + withUnsafeBytes(of: size.columns.littleEndian) { Array($0) }))
     }
 
     private func nextSignal() -> Int32? {
@@ -240,7 +289,7 @@ struct StreamPump: ~Copyable {
         case .exit:
             guard let exit = AttachExit(decoding: payload) else { throw Self.violation }
             end = exit
-        case .hello, .welcome, .refused, .standardInput, .signal, .closed: throw Self.violation
+        case .hello, .welcome, .refused, .standardInput, .signal, .closed, .windowSize: throw Self.violation
         }
         return nil
     }

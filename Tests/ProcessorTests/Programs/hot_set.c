@@ -17,7 +17,8 @@ int main(void) {
   for (size_t page = 0; page < HOT + COLD; page++) memory[page * 512] = page + 7;
   for (int round = 0; round < ROUNDS; round++) {
     for (size_t at = 0; at < HOT; at++) {
-      size_t page = at * 5 % HOT; // 5 and 512 have no common divisor: every page once
+      size_t page = 0; // the nine bits of `at` backwards: every page once, and neither next to each other nor at one distance
+      for (int bit = 0; bit < 9; bit++) page |= (at >> bit & 1) << (8 - bit);
       CHECK(memory[page * 512] == page + 7);
     }
     for (int i = 0; i < 1000; i++) {

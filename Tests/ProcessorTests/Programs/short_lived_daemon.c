@@ -39,7 +39,7 @@ int main(int count, char **arguments) {
   };
   static char payload[65536];
   size_t length = add(payload, 0, filter, sizeof filter);
-  length = add(payload, length, "/\0tree\0/", 9);
+  length = add(payload, length, "/\0tree\0\0/", 10);
   for (int i = 2; i < count; i++) length = add(payload, length, arguments[i], strlen(arguments[i]) + 1);
   int file = memfd_create("start", MFD_CLOEXEC);
   if (write(file, payload, length) != (ssize_t)length) return 3;
