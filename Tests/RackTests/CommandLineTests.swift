@@ -29,7 +29,7 @@ struct CommandLineTests {
         ["run", "--cwd", "relative", "--", "true"], ["run", "--name", "a/b", "--", "true"],
         ["run", "--excache", "0", "--", "true"], ["ps", "x"], ["ps", "--nope"], ["logs"], ["logs", "x"], ["logs", "0"],
         ["logs", "1", "2"], ["kill"], ["kill", "-s", "NOPE", "1"], ["kill", "-s", "99", "1"], ["kill", "-s", "TERM"],
-        ["wait"], ["wait", "-1"], ["stats"], ["stats", "99999999999999999999"], ["status", "x"], ["component", "kill"],
+        ["wait"], ["wait", "-1"], ["stats", "99999999999999999999"], ["status", "x"], ["component", "kill"],
         ["component", "start"], ["component", "explode", "memory0"], ["component", "kill", "../memory0"],
     ])
     func aWrongCommandLine(_ words: [String]) throws {
