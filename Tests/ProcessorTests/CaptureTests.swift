@@ -46,7 +46,7 @@ struct CaptureTests {
             let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
             expectOK(outcome)
             // Some 900 of 1000 scattered visits miss in each of 12 rounds; the hot set is read twice before it is proven.
-            #expect(outcome.statistics.remoteReadPages < 12 * 1000 + 5 * 512, "\(outcome.statistics)")
+            #expect(outcome.statistics.remoteReadPages < 12 * 1000 + 2 * 512, "\(outcome.statistics)")
         }
     }
 
