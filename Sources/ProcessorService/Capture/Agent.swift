@@ -11,7 +11,7 @@ final class Agent {
     let process: Int32
     let descriptor: Descriptor
     /// Its number in the program's pid namespace; 0 when it died before anybody asked.
-    lazy var innerNumber = ProcessFiles.innerNumber(process) ?? 0
+    lazy var innerNumber = ProcessFiles.innermostNumber(process) ?? 0
     /// /proc/PID/mem: never waits for a page fault of the program, unlike process_vm_readv(2).
     let programMemory: Descriptor
     /// The first thread, for calls and for evictions that somebody waits for.

@@ -141,13 +141,7 @@ extension MonitorCore {
     private func find(_ number: Int32, besides caller: Int32) -> Int32? {
         if helperNumbers().contains(number) { return nil }
         if ProcessFiles.isNumbered(caller, innermost: number) { return caller }
-        let namespace = ProcessFiles.namespace(caller)
-        for process in ProcessFiles.processes() where ProcessFiles.namespace(process) == namespace {
-            for thread in ProcessFiles.threads(process) where ProcessFiles.isNumbered(thread, innermost: number) {
-                return thread
-            }
-        }
-        return nil
+        return ProcessFiles.find(number, besides: caller)
     }
 
     /// Whether a thread may do that to another one: of the same user, or as root.

@@ -115,36 +115,21 @@ enum ProcessFiles {
 
     /// Tells the image that a process runs from those that it ran before: where its stack began, which the kernel
     /// chooses at random. Field 28 of /proc/PID/stat.
-    static func image(of process: Int32) -> UInt64? {
-        guard let line = try? text(process, "stat"), let end = line.lastIndex(of: ")") else { return nil }
-        let fields = line[line.index(after: end)...].split(separator: " ")
-        return fields.count > 25 ? UInt64(fields[25]) : nil
-    }
+    static func image(of process: Int32) -> UInt64? { statField(process, 28) }
 
     /// The processor that a thread last ran on: field 39 of /proc/TID/stat.
-    static func lastProcessor(ofThread thread: Int32) -> Int32? {
-        guard let line = try? text(thread, "stat"), let end = line.lastIndex(of: ")") else { return nil }
+    static func lastProcessor(ofThread thread: Int32) -> Int32? { statField(thread, 39) }
+
+    /// A field of /proc/PID/stat by its number in proc(5), from 3 on: those behind the name, which may hold anything.
+    private static func statField<Value: FixedWidthInteger>(_ process: Int32, _ number: Int) -> Value? {
+        guard let line = try? text(process, "stat"), let end = line.lastIndex(of: ")") else { return nil }
         let fields = line[line.index(after: end)...].split(separator: " ")
-        return fields.count > 36 ? Int32(fields[36]) : nil
+        return fields.count > number - 3 ? Value(fields[number - 3]) : nil
     }
 
     /// Whether a thread has that number in its innermost pid namespace.
     static func isNumbered(_ thread: Int32, innermost number: Int32) -> Bool {
-        innerNumber(thread) == number
-    }
-
-    /// The pid namespace of a process, as a text to compare; nil when it is gone.
-    static func namespace(_ process: Int32) -> String? {
-        withUnsafeTemporaryAllocation(byteCount: 64, alignment: 1) { buffer in
-            let count = readlink("/proc/\(process)/ns/pid", buffer.baseAddress!, buffer.count)
-            return count <= 0 ? nil : String(decoding: buffer.prefix(count), as: UTF8.self)
-        }
-    }
-
-    /// A process's number in its innermost pid namespace.
-    static func innerNumber(_ process: Int32) -> Int32? {
-        guard let numbers = statusField(process, "NSpid") else { return nil }
-        return numbers.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) }
+        innermostNumber(thread) == number
     }
 
     /// The processes of the host.
