@@ -56,7 +56,7 @@ trap 'rm -f "$log" "$log.skipped"' EXIT
 say "testing"
 status=0
 LD_PRELOAD=${sanitize:+$root/.build-tsan/tsan-mutex.so} swift test "${options[@]}" --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
-  tee "$log" | { grep -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true; } || status=$?
+  tee "$log" | { grep --line-buffered -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true; } || status=$?
 count() { grep -E "$1" "$log" | grep -cvE '^. Test run with ' || true; }
 passed=$(count '^✔ Test .* passed after ') failed=$(count '^✘ Test .* failed after ')
 # A function that is only ever run by another test, as a process of its own, is no test here.
@@ -71,7 +71,7 @@ if ((failed == 0)) && [[ ${#filter[@]} == 0 && ! $sanitize ]]; then
   say "real RDMA verbs, on an emulated machine"
   status=0
   LEGO_VM_SECONDS=1200 "$root/Scripts/rdma-vm.sh" "$root/Scripts/rdma-vm-tests.sh" 2>&1 | tee "$log" |
-    { grep -vE '^.{0,9}✔' || true; } || status=$?
+    { grep --line-buffered -vE '^.{0,9}✔' || true; } || status=$?
   case $status in
   0) passed=$((passed + 1)) ;;
   77) skipped=$((skipped + 1)) ;;

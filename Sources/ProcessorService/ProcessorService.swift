@@ -111,6 +111,16 @@ public final class ProcessorService: Sendable {
         } catch { throw .system(error) }
     }
 
+    /// Has the mounts of this service and one more released when the daemon has been killed. On the main thread, before
+    /// the start and the first mount; the caller stops it after the last.
+    public func releaseMounts(and mountPoint: String) throws(ProcessorError) -> MountRelease {
+        if access(configuration.sandboxPath, X_OK) != 0 { throw .noSandbox(configuration.sandboxPath) }
+        do {
+            return try MountRelease(
+                executable: configuration.sandboxPath, mounts: [mountPoint, configuration.procDirectory])
+        } catch { throw .system(error) }
+    }
+
     private static func makeDirectory(_ path: String, mode: mode_t) throws(ProcessorError) {
         if mkdir(path, mode) < 0, errno != EEXIST { throw .stateDirectory(path, KernelError("mkdir")) }
     }

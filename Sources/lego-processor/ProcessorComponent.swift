@@ -7,6 +7,7 @@ import Logging
 import ProcessorService
 import RackConfiguration
 import StorageMount
+import Synchronization
 import Wire
 
 /// The parts of a processor component and how they hold on to each other: the node, the mount of the storage
@@ -28,6 +29,7 @@ final class ProcessorComponent: Sendable {
     private let mount: StorageMount
     private let service: ProcessorService
     private let gate: ReadinessGate
+    private let release = Mutex<MountRelease?>(nil)
 
     init(_ context: DaemonContext) throws {
         self.context = context
@@ -118,8 +120,11 @@ final class ProcessorComponent: Sendable {
                 service.stop()
                 mount.unmount()
                 storage.stop()
+                release.withLock { $0.take() }?.stop()
             },
             start: { [self] in
+                let process = try service.releaseMounts(and: mount.mountPoint)
+                release.withLock { $0 = process }
                 try storage.start()
                 try mount.mount()
                 try service.start()

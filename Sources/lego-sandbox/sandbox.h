@@ -7,6 +7,10 @@
 //   program.c   process 2 inside, and those that join: rights, limits, filter, exec
 //   terminal.c  a terminal of the sandbox for one of those
 //   start.c     the start message
+//
+// Beside them, one for the whole processor:
+//
+//   release.c   aborts the processor's file systems when it has been killed
 #pragma once
 #include "lego_sandbox.h"
 #include <linux/filter.h>
@@ -55,6 +59,8 @@ _Noreturn void inner_fail(int inner, struct failure failure);
 
 // Each runs a process to its end.
 _Noreturn void guardian_run(void);
+// `mounts` ends with NULL.
+_Noreturn void release_run(char **mounts);
 _Noreturn void init_run(struct start *start, int inner);
 _Noreturn void program_run(const struct start *start, int inner);
 

@@ -154,6 +154,67 @@ struct FailureTests {
         }
     }
 
+    /// The monitor of a program waits for a file of the tree, which the processor itself serves, and the storage
+    /// component says nothing: a wait that the kernel lets no signal end.
+    @Test func aProcessorThatWaitsForItsOwnTreeCanBeKilled() throws {
+        try Rack.with { rack in
+            let script = """
+                import mmap, sys
+                file = open(sys.argv[1], 'rb')
+                memory = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ)
+                print('ready', flush=True)
+                sys.stdin.readline()
+                print(sum(memory[i] for i in range(0, len(memory), 4096)), flush=True)
+                """
+            let file = rack.directory + "/file"
+            try #require(FileManager.default.createFile(atPath: file, contents: Data(count: 8 << 20)))
+            let running = try rack.command(["run", "--", "/usr/bin/python3", "-c", script, file]).start(
+                keepingInputOpen: true)
+            let isReady = running.pump(until: .after(.seconds(60))) { output, _ in output.starts(with: "ready\n".utf8) }
+            try #require(isReady, "the program did not get ready")
+            let processor = try pid(rack, of: "processor0")
+            let storage = try pid(rack, of: "storage0")
+            kill(storage, SIGSTOP)
+            defer { kill(storage, SIGCONT) }
+            running.write("go\n")
+            let isWaiting = try rack.eventually { Self.waitsForFile(processor) }
+            try #require(isWaiting, "no monitor waits for the file")
+            kill(processor, SIGKILL)
+            let isGone = try rack.eventually(within: .seconds(5)) {
+                kill(processor, 0) != 0 || Self.hasEnded(processor)
+            }
+            #expect(isGone, "the processor is still there")
+            let ended = running.finish(until: .after(.seconds(10)))
+            #expect(!ended.timedOut && ended.status != 0)
+            kill(storage, SIGCONT)
+            #expect(try rack.control(["component", "start", "processor0"]).status == 0)
+            #expect(try rack.run([], ["/bin/echo", "again"]).text == "again\n")
+        }
+    }
+
+    /// Whether a monitor's thread is in the kernel, waiting for an answer of a FUSE server.
+    private static func waitsForFile(_ processor: pid_t) -> Bool {
+        let tasks = "/proc/\(processor)/task"
+        return ((try? FileManager.default.contentsOfDirectory(atPath: tasks)) ?? []).contains { thread in
+            let stack = FileManager.default.contents(atPath: "\(tasks)/\(thread)/stack") ?? Data()
+            return String(decoding: stack, as: UTF8.self).contains("request_wait_answer")
+        }
+    }
+
+    private static func hasEnded(_ process: pid_t) -> Bool {
+        let stat = FileManager.default.contents(atPath: "/proc/\(process)/stat") ?? Data()
+        return String(decoding: stat, as: UTF8.self).contains(") Z ")
+    }
+
+    private func pid(_ rack: Rack, of name: String) throws -> pid_t {
+        let record = try JSONSerialization.jsonObject(
+            with: Data(contentsOf: URL(fileURLWithPath: rack.directory + "/state/rack.json")))
+        let components = try #require((record as? [String: Any])?["components"] as? [[String: Any]])
+        var pids: [Int] = []
+        collectPids(components.filter { $0["name"] as? String == name }, into: &pids)
+        return pid_t(try #require(pids.first, "rack.json has no \(name)"))
+    }
+
     private func collectPids(_ value: Any, into pids: inout [Int]) {
         if let object = value as? [String: Any] {
             if let pid = object["pid"] as? Int { pids.append(pid) }

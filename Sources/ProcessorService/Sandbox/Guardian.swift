@@ -17,11 +17,20 @@ struct Guardian: ~Copyable {
         let descriptors = [
             nullDescriptor.raw, nullDescriptor.raw, nullDescriptor.raw, control.theirs.raw, faults.theirs.raw,
         ]
-        let process = executable.withCString { path in
-            let arguments: [UnsafePointer<CChar>?] = [path, nil]
-            return lego_spawn(path, arguments, descriptors, descriptors.count)
-        }
-        let number = try checked("posix_spawn", process)
+        process = try Self.spawn(executable, [], descriptors)
+        self.control = control.takeOurs()
+        self.faults = faults.takeOurs()
+    }
+
+    /// Starts lego-sandbox; `descriptors[i]` becomes its descriptor i. Answers its pidfd.
+    static func spawn(_ executable: String, _ arguments: [String], _ descriptors: [Int32]) throws(KernelError)
+        -> Descriptor
+    {
+        let words = ([executable] + arguments).map { strdup($0) }
+        defer { for word in words { free(word) } }
+        let pointers = words.map { UnsafePointer<CChar>($0) } + [nil]
+        let number = try checked(
+            "posix_spawn", lego_spawn(executable, pointers, descriptors, descriptors.count))
         let pidfd = lego_pidfd_open(number)
         if pidfd < 0 {
             // Its sockets close here, upon which it ends; it is young enough to be waited for.
@@ -29,9 +38,7 @@ struct Guardian: ~Copyable {
             waitpid(number, nil, 0)
             throw KernelError("pidfd_open", -pidfd)
         }
-        self.process = Descriptor(taking: pidfd)
-        self.control = control.takeOurs()
-        self.faults = faults.takeOurs()
+        return Descriptor(taking: pidfd)
     }
 
     /// Sends the start message.

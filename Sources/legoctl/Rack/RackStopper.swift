@@ -68,15 +68,18 @@ final class HeldProcess {
     }
 }
 
-/// The `lego-sandbox` processes that guard the programs of a rack. They end by themselves when their processor does.
+/// The `lego-sandbox` processes of a rack: those that guard its programs, and those that release its processors' mounts.
+/// They end by themselves when their processor does.
 struct Guardians {
+    /// What they call themselves: until they say so, by their file.
+    private static let names = ["lego-sandbox", "lego-guardian", "lego-release"]
     private let processes: [HeldProcess]
 
     /// Those whose parent is one of `daemons`, and those of this installation that have outlived theirs.
     init(of daemons: [Int32]) {
         let executable = RackPlan.executableDirectory + "/lego-sandbox"
         processes = ProcessTable.all().compactMap { pid in
-            guard let status = ProcessStatus(of: pid), status.name == "lego-sandbox" else { return nil }
+            guard let status = ProcessStatus(of: pid), Self.names.contains(status.name) else { return nil }
             guard daemons.contains(status.parent) || Self.isOrphan(pid, status, executable) else { return nil }
             return HeldProcess(ProcessIdentity(pid: pid, startTime: status.startTime))
         }
