@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 void lego_thread_set_name(const char *name) {
@@ -26,5 +27,14 @@ int lego_thread_get_affinity(pid_t thread, uint64_t *mask, size_t words) {
 }
 
 int lego_thread_processor(void) { return sched_getcpu(); }
+
+int64_t lego_process_time(pid_t process) {
+  clockid_t clock;
+  struct timespec time;
+  int error = clock_getcpuclockid(process, &clock);
+  if (error) return -error;
+  if (clock_gettime(clock, &time) < 0) return -errno;
+  return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
 
 void lego_thread_set_timer_slack(unsigned long nanoseconds) { prctl(PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0); }

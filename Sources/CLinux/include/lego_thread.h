@@ -1,4 +1,4 @@
-// pthread_setname_np(3), sched_setaffinity(2), and the pause of a spinning thread.
+// pthread_setname_np(3), sched_setaffinity(2), a process's clock, and the pause of a spinning thread.
 #pragma once
 #include <stdint.h>
 #include <sys/types.h>
@@ -12,6 +12,8 @@ int lego_thread_set_affinity(pid_t thread, const uint64_t *mask, size_t words);
 int lego_thread_get_affinity(pid_t thread, uint64_t *mask, size_t words);
 // The processor that the caller runs on.
 int lego_thread_processor(void);
+// Processor time that all threads of a process have taken so far, in nanoseconds; -errno where there is no such process.
+int64_t lego_process_time(pid_t process);
 // How far the kernel may put the calling thread's timers off, in nanoseconds (PR_SET_TIMERSLACK).
 void lego_thread_set_timer_slack(unsigned long nanoseconds);
 

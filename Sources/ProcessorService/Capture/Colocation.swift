@@ -3,34 +3,53 @@ import Glibc
 import Kernel
 import Synchronization
 
-/// Keeps the thread that faults, the monitor and the agent on one processor while the faults of a program come from one
-/// thread: a fault then costs two context switches instead of two wake-ups of an idle processor.
+/// Keeps the threads that fault, the monitor and the agent on one processor while that pays: a fault then costs two
+/// context switches instead of two wake-ups of an idle processor.
 ///
-/// The thread's own affinity is given back when another thread faults, when faults become rare, and before any call
-/// that would show it or hand it to a child. Owned by the monitor thread.
+/// With one thread it always pays. With several the threads take turns, and what they compute between their faults adds
+/// up: `pays` says how much of it is too much (test and figures: docs/PERFORMANCE.md).
+///
+/// A thread's own affinity is given back when it faults no more, when another one does beside it, when faults become
+/// rare, and before any call that would show it or hand it to a child. Owned by the monitor thread.
 struct Colocation {
     /// How often an active co-location is looked at.
     static let review: Duration = .milliseconds(50)
     /// Fewer faults than this between two reviews are not worth it.
     static let faultsPerReview_min: UInt64 = 40
-    /// Faults of one thread in a row after which it begins.
-    static let run_min = 48
-    /// How far faults of other threads may outweigh: each counts eight, each of the thread's own takes one off.
+    /// Calls of one thread in a row after which it begins.
+    static let calls_min = 48
+    /// How far calls of other threads may outweigh: each counts eight, each of the thread's own takes one off.
     static let strangers_max = 64
     /// How long none begins after strangers ended one.
     static let pause: Duration = .milliseconds(100)
     /// Processors that a mask can hold.
     static let words = 16
+    /// What serving a fault on the thread's own processor takes, and what two wake-ups take beside it (measured:
+    /// docs/PERFORMANCE.md).
+    private static let service_ns: Int64 = 7_000
+    private static let wakeUps_ns: Int64 = 35_000
 
-    /// The thread that made the last trapped call, in the processor's pid namespace.
+    /// A thread that is held, and where it may run by itself.
+    struct Held {
+        /// As the kernel numbers it in the program's pid namespace.
+        var number: Int32
+        /// In the processor's.
+        var thread: Int32
+        var mask: [UInt64]
+    }
+
+    /// The thread that made the last trapped call, in the processor's pid namespace, and how often in a row.
     var caller: Int32 = 0
+    var callsInRow = 0
     /// Trapped calls of the held thread.
     var calls: UInt64 = 0
-    /// The thread that faulted last, as the kernel numbers it in the program's namespace, and how often in a row.
-    var candidate: Int32 = 0
-    var run = 0
     var strangers = 0
     var notBefore = Deadline(nanoseconds: 0)
+    var tally = FaultTally()
+    /// Processor time of the processes that fault, when it was looked at last; and the faults and processes of then.
+    var processTime_ns: Int64 = 0
+    var processTimeFaults: UInt64 = 0
+    var processTimeOwner: UInt64 = 0
 
     var isActive = false
     /// The thread is held for its trapped calls: the agent then polls on another processor, which answers a call in
@@ -46,13 +65,11 @@ struct Colocation {
     /// Pauses of some 50 ns for which the agent polls after a command, and the monitor for the answer.
     static let agentSpins: UInt32 = 600
     static let monitorSpins = 300
-    /// The thread that is held, in the processor's pid namespace.
-    var thread: Int32 = 0
+    var held: [Held] = []
     var processor: Int32 = 0
     var nextReview = Deadline.never
     var faultsAtReview: UInt64 = 0
-    /// What the thread and the monitor may run on by themselves.
-    var threadMask = [UInt64](repeating: 0, count: words)
+    /// What the monitor may run on by itself.
     var monitorMask = [UInt64](repeating: 0, count: words)
 
     static func mask(of processor: Int32) -> [UInt64] {
@@ -60,6 +77,64 @@ struct Colocation {
         mask[Int(processor) >> 6] = 1 << UInt64(processor & 63)
         return mask
     }
+
+    /// Whether `threads` threads that compute for `compute_ns` from one fault to the next get on faster in turn on one
+    /// processor than side by side, each waiting for its wake-ups. What holds stays so for a while.
+    static func pays(threads: Int, compute_ns: Int64, isHeld: Bool) -> Bool {
+        let inTurn = (compute_ns + service_ns) * Int64(threads)
+        let apart = compute_ns + service_ns + wakeUps_ns
+        return isHeld ? inTurn < apart * 5 / 4 : inTurn < apart
+    }
+}
+
+/// Which threads the last faults came from. No allocation; a note is one comparison when one thread faults.
+struct FaultTally {
+    /// Faults after which it is looked at.
+    static let window = 64
+    static let threads_max = 4
+
+    struct Entry {
+        var number: Int32 = 0
+        var slot = -1
+        var count = 0
+    }
+
+    /// The first `used`, those of the threads that were seen first.
+    private(set) var entries = InlineArray<4, Entry>(repeating: Entry())
+    private(set) var used = 0
+    private(set) var total = 0
+
+    /// A fault of a thread, as its program numbers it, of the address space in that slot. Answers whether the window is
+    /// full.
+    @inline(__always)
+    mutating func note(_ number: Int32, slot: Int) -> Bool {
+        total += 1
+        for index in 0..<used where entries[index].number == number && entries[index].slot == slot {
+            entries[index].count += 1
+            return total >= Self.window
+        }
+        if used < Self.threads_max {
+            entries[used] = Entry(number: number, slot: slot, count: 1)
+            used += 1
+        }
+        return total >= Self.window
+    }
+
+    /// Leaves those threads that made more than a sixteenth of the faults. False where the others made more than an
+    /// eighth of them.
+    mutating func keepFrequent() -> Bool {
+        var kept = 0
+        var faults = 0
+        for index in 0..<used where entries[index].count * 16 > total {
+            entries[kept] = entries[index]
+            faults += entries[index].count
+            kept += 1
+        }
+        used = kept
+        return faults * 8 >= total * 7
+    }
+
+    mutating func clear() { (used, total) = (0, 0) }
 }
 
 /// Which of the host's processors are taken by co-located programs, so that two of them do not meet on one while
@@ -90,55 +165,101 @@ extension MonitorCore {
         _ = lego_thread_get_affinity(0, &colocation.monitorMask, Colocation.words)
     }
 
-    /// Notes a fault. O(1) except when a co-location begins or ends.
+    /// Notes a fault. O(1) except when a window of faults is full.
     @inline(__always)
     func colocate(_ space: AddressSpace, thread: Int32) {
-        if thread == colocation.candidate {
-            colocation.run += 1
-            if colocation.strangers > 0 { colocation.strangers -= 1 }
-            if !colocation.isActive && colocation.run >= Colocation.run_min {
-                colocation.run = 0
-                if colocation.notBefore.hasPassed, let host = hostThread(space, thread) {
-                    beginColocation(host, forCalls: false)
-                }
-            }
-        } else {
-            noteStranger(thread)
-        }
+        if colocation.tally.note(thread, slot: space.slot) { reviewFaults() }
     }
 
-    private func noteStranger(_ thread: Int32) {
-        if colocation.isActive {
-            colocation.strangers += 8
-            if colocation.strangers < Colocation.strangers_max { return }
+    /// A window of faults is full: holds those threads that they came from, or lets all go.
+    private func reviewFaults() {
+        defer { colocation.tally.clear() }
+        let areFew = colocation.tally.keepFrequent()
+        let isHeld = colocation.isActive && !colocation.isForCalls
+        if areFew && (colocation.tally.used == 1 || paysInTurn(isHeld: isHeld)) {
+            if isHeld || colocation.notBefore.hasPassed { holdFrequent() }
+        } else if colocation.isActive {
             endColocation()
             colocation.notBefore = .after(Colocation.pause)
         }
-        colocation.candidate = thread
-        colocation.run = 0
     }
 
-    private func beginColocation(_ thread: Int32, forCalls: Bool) {
-        colocation.run = 0
-        if !colocation.notBefore.hasPassed { return }
+    /// What the threads of the window compute between their faults decides: the processor time of their processes,
+    /// since the last window but one at most. False when that is not known yet.
+    private func paysInTurn(isHeld: Bool) -> Bool {
+        var now: Int64 = 0
+        var owner: UInt64 = 0
+        for index in 0..<colocation.tally.used {
+            let slot = colocation.tally.entries[index].slot
+            if owner >> UInt64(slot & 63) & 1 != 0 { continue }
+            owner |= 1 << UInt64(slot & 63)
+            guard let user = spaces[slot]?.users.first else { return false }
+            now += max(0, lego_process_time(user.process))
+        }
+        let faults = counters.faults.load(ordering: .relaxed)
+        let passed = Int64(clamping: faults &- colocation.processTimeFaults)
+        let isKnown = owner == colocation.processTimeOwner && passed <= 4 * Int64(FaultTally.window)
+        let compute = isKnown ? max(0, now - colocation.processTime_ns) / max(1, passed) : 0
+        (colocation.processTime_ns, colocation.processTimeFaults, colocation.processTimeOwner) = (now, faults, owner)
+        if !isKnown { return isHeld }
+        return Colocation.pays(threads: colocation.tally.used, compute_ns: compute, isHeld: isHeld)
+    }
+
+    /// Holds the threads of the window, and no others.
+    private func holdFrequent() {
+        let tally = colocation.tally
+        if colocation.isActive {
+            if colocation.isForCalls {
+                if tally.used == 1 && colocation.held.first?.number == tally.entries[0].number { return }
+                endColocation()
+            }
+            letGo { held in
+                for index in 0..<tally.used where tally.entries[index].number == held.number { return false }
+                return true
+            }
+        }
+        for index in 0..<tally.used {
+            let entry = tally.entries[index]
+            if colocation.held.contains(where: { $0.number == entry.number }) { continue }
+            guard let space = spaces[entry.slot], let thread = hostThread(space, entry.number) else { continue }
+            hold(thread, numbered: entry.number)
+        }
+        colocation.isForCalls = false
+        if colocation.isActive && colocation.held.isEmpty { endColocation() }
+    }
+
+    /// Lets those held threads run where they may by themselves that `isGone` says.
+    private func letGo(_ isGone: (Colocation.Held) -> Bool) {
+        colocation.held.removeAll { held in
+            if !isGone(held) { return false }
+            _ = lego_thread_set_affinity(held.thread, held.mask, Colocation.words)
+            return true
+        }
+    }
+
+    /// Holds one thread, beside those that are held already. The first one decides where.
+    private func hold(_ thread: Int32, numbered number: Int32) {
         var allowed = [UInt64](repeating: 0, count: Colocation.words)
-        guard lego_thread_get_affinity(thread, &allowed, Colocation.words) == 0,
-            let current = ProcessFiles.lastProcessor(ofThread: thread)
-        else { return }
-        let processor = cache.processors.take(preferred: current, allowed: allowed)
-        let mask = Colocation.mask(of: processor)
-        if lego_thread_set_affinity(thread, mask, Colocation.words) < 0
-            || lego_thread_set_affinity(0, mask, Colocation.words) < 0
-        {
-            _ = lego_thread_set_affinity(thread, allowed, Colocation.words)
-            cache.processors.giveBack(processor)
+        if lego_thread_get_affinity(thread, &allowed, Colocation.words) < 0 { return }
+        let isFirst = !colocation.isActive
+        if isFirst {
+            guard let current = ProcessFiles.lastProcessor(ofThread: thread) else { return }
+            colocation.processor = cache.processors.take(preferred: current, allowed: allowed)
+        } else if allowed[Int(colocation.processor) >> 6] >> UInt64(colocation.processor & 63) & 1 == 0 {
+            // The program has said that it shall run elsewhere.
             return
         }
+        let mask = Colocation.mask(of: colocation.processor)
+        if lego_thread_set_affinity(thread, mask, Colocation.words) < 0
+            || isFirst && lego_thread_set_affinity(0, mask, Colocation.words) < 0
+        {
+            _ = lego_thread_set_affinity(thread, allowed, Colocation.words)
+            if isFirst { cache.processors.giveBack(colocation.processor) }
+            return
+        }
+        colocation.held.append(Colocation.Held(number: number, thread: thread, mask: allowed))
+        if !isFirst { return }
         colocation.isActive = true
-        colocation.isForCalls = forCalls
-        colocation.thread = thread
-        colocation.processor = processor
-        colocation.threadMask = allowed
         colocation.strangers = 0
         colocation.nextReview = .after(Colocation.review)
         colocation.faultsAtReview = counters.faults.load(ordering: .relaxed) &+ colocation.calls
@@ -148,19 +269,32 @@ extension MonitorCore {
     /// Notes a trapped call: a thread that makes many in a row is as well held where it is served.
     func colocateCaller(_ space: AddressSpace, _ thread: Int32) {
         if colocation.isActive {
-            if thread == colocation.thread {
+            if colocation.held.contains(where: { $0.thread == thread }) {
                 colocation.calls &+= 1
                 if colocation.strangers > 0 { colocation.strangers -= 1 }
             } else {
-                noteStranger(0)
+                noteStranger()
             }
         } else if thread == colocation.caller {
-            colocation.run += 1
-            if colocation.run >= Colocation.run_min { beginColocation(thread, forCalls: true) }
+            colocation.callsInRow += 1
+            if colocation.callsInRow >= Colocation.calls_min {
+                colocation.callsInRow = 0
+                if !colocation.notBefore.hasPassed { return }
+                guard let number = ProcessFiles.innermostNumber(thread) else { return }
+                hold(thread, numbered: number)
+                colocation.isForCalls = colocation.isActive
+            }
         } else {
             colocation.caller = thread
-            colocation.run = 0
+            colocation.callsInRow = 0
         }
+    }
+
+    private func noteStranger() {
+        colocation.strangers += 8
+        if colocation.strangers < Colocation.strangers_max { return }
+        endColocation()
+        colocation.notBefore = .after(Colocation.pause)
     }
 
     /// The number in this pid namespace of a thread that the kernel named in the program's.
@@ -173,11 +307,11 @@ extension MonitorCore {
         return nil
     }
 
-    /// Lets the thread run where it may by itself.
+    /// Lets all threads run where they may by themselves.
     func endColocation() {
         if !colocation.isActive { return }
         colocation.isActive = false
-        _ = lego_thread_set_affinity(colocation.thread, colocation.threadMask, Colocation.words)
+        letGo { _ in true }
         _ = lego_thread_set_affinity(0, colocation.monitorMask, Colocation.words)
         cache.processors.giveBack(colocation.processor)
     }

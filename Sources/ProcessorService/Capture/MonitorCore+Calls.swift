@@ -70,10 +70,15 @@ extension MonitorCore {
 
     @inline(__always) func isError(_ result: Int64) -> Bool { result < 0 && result > -4096 }
 
-    /// Private memory has appeared at `pages`, in place of whatever was there.
-    private func appeared(_ space: AddressSpace, _ region: Region) -> Bool {
+    /// Private memory has appeared at `pages`, in place of whatever was there. What is `isFresh`, so that the kernel has not
+    /// registered it with what it is a part of, may be left unwatched.
+    private func appeared(_ space: AddressSpace, _ region: Region, isFresh: Bool = false) -> Bool {
         forgetPages(space, region.pages)
+        var region = region
+        region.isUnwatched = isFresh && region.file == nil && leavesUnwatched(space, region.pages.count)
         space.regions.insert(region)
+        countUnwatched(space)
+        if region.isUnwatched { return true }
         let result = lego_uffd_register(
             space.userfault.raw, Page.address(region.pages.lowerBound), UInt64(region.pages.count) * Page.bytes)
         return result == 0
@@ -82,6 +87,7 @@ extension MonitorCore {
     func disappeared(_ space: AddressSpace, _ pages: Range<UInt64>) {
         forgetPages(space, pages)
         space.regions.remove(pages)
+        countUnwatched(space)
     }
 
     private func setBreak(_ space: AddressSpace, _ notification: lego_notification) -> Int64 {
@@ -96,7 +102,7 @@ extension MonitorCore {
         if space.breakEnd != 0 && new > old {
             // Failing to register leaves memory that is not bounded, but right.
             let pages = Page.number(old)..<Page.number(new)
-            _ = appeared(space, Region(pages: pages))
+            _ = appeared(space, Region(pages: pages), isFresh: true)
             // The kernel has filled it already.
             if space.locksFuture { for page in pages { arrive(space, page, writable: true) } }
         } else if new < old {
@@ -142,7 +148,9 @@ extension MonitorCore {
         if isError(result) { return .answer(result) }
         let start = UInt64(bitPattern: result)
         let region = Region(pages: Page.range(start, a.1), file: file, fileOffset: a.5)
-        var problem: Int64 = appeared(space, region) ? 0 : -Int64(ENOMEM)
+        // What cannot be written to yet may never be: only addresses are reserved.
+        let isFresh = !isLocked && flags & MAP_POPULATE == 0 && a.2 & UInt64(PROT_WRITE) != 0
+        var problem: Int64 = appeared(space, region, isFresh: isFresh) ? 0 : -Int64(ENOMEM)
         let isAccessible = a.2 & UInt64(PROT_READ | PROT_WRITE | PROT_EXEC) != 0
         if problem == 0 && isAccessible && (isLocked || flags & MAP_POPULATE != 0) {
             populate(space, region.pages, isLocked: isLocked)
@@ -164,7 +172,7 @@ extension MonitorCore {
     private func populate(_ space: AddressSpace, _ pages: Range<UInt64>, isLocked: Bool) {
         if !isLocked && pages.count > limitPages / 2 { return }
         for page in pages where !hasFailed && !space.isDead { bringNow(space, page) }
-        counters.setResident(resident)
+        noteResident()
     }
 
     /// Shared mappings, huge pages and stacks that grow are the kernel's. Where one replaces private memory, the agent
@@ -268,6 +276,8 @@ extension MonitorCore {
         let (old, oldBytes, newBytes, flags) = (a.0, a.1, a.2, a.3)
         awaitAhead(of: space)
         let source = Page.range(old, oldBytes)
+        // The kernel tells of what moves only where it is watched.
+        watch(space, source)
         let parts = space.regions.parts(in: source)
         let isPrivate = !parts.isEmpty
         let last = parts.last

@@ -167,6 +167,7 @@ extension MonitorCore {
         for user in space.users { try? epoll.remove(user.descriptor) }
         try? epoll.remove(space.userfault.raw)
         forgetPages(space, 0..<Page.count_max)
+        countUnwatched(space)
         spaces[space.slot] = nil
         inheritCharge(of: space)
         trimCacheShare()
@@ -212,19 +213,20 @@ extension MonitorCore {
 
     /// Gives cache that the program does not use back to the others.
     func trimCacheShare() {
-        let spare = share.granted - resident - 512
+        let spare = share.granted - held - 512
         if spare > 0 { cache.release(spare, of: share) }
     }
 
     /// A fork doubles what is resident, and an injection finds pages that nobody made room for.
     private func shrinkToLimit() {
-        if resident > limitPages || resident > share.granted { makeRoom(0, mayForce: true) }
+        if held > limitPages || held > share.granted { makeRoom(0, mayForce: true) }
     }
 
     private func shrinkToCeiling() {
         let ceiling = share.ceilingPages.load(ordering: .relaxed)
+        if held > ceiling { watchAll() }
         while resident > ceiling, evictOldest(batchPages, mayForce: true) {}
-        let spare = share.granted - max(resident, min(ceiling, share.granted))
+        let spare = share.granted - max(held, min(ceiling, share.granted))
         if spare > 0 { cache.release(spare, of: share) }
     }
 

@@ -21,7 +21,7 @@ extension MonitorCore {
                 first = end
             }
         }
-        counters.setResident(resident)
+        noteResident()
     }
     /// Pages that are brought before they are let go: fewer than any program may hold.
     private static let releasePages: UInt64 = 16

@@ -96,7 +96,7 @@ extension MonitorCore {
         for (index, word) in words(area, map).enumerated() where word & (Self.isPresent | Self.isSwapped) != 0 {
             arrive(space, first + UInt64(index), writable: true)
         }
-        counters.setResident(resident)
+        noteResident()
     }
 
     /// Puts anonymous memory in place of a private file mapping. Pages that the program has written keep what it wrote.
@@ -147,7 +147,7 @@ extension MonitorCore {
             if copied != Int64(Page.bytes) { throw KernelError("UFFDIO_COPY", Int32(clamping: -copied)) }
             arrive(space, page, writable: true)
         }
-        counters.setResident(resident)
+        noteResident()
     }
 }
 

@@ -19,7 +19,10 @@ extension MonitorCore {
         // A child inherits the processors of its parent.
         endColocation()
         if flags & CloneFlag.clearThreadID != 0 && flags & CloneFlag.sharedMemory != 0 { pin(space, clearedThreadID) }
-        if flags & CloneFlag.sharedMemory == 0 { makeRoomForFork(space, thread: thread) }
+        if flags & CloneFlag.sharedMemory == 0 {
+            watch(space, 0..<Page.count_max)
+            makeRoomForFork(space, thread: thread)
+        }
         return .proceed
     }
 
@@ -29,10 +32,11 @@ extension MonitorCore {
         awaitAhead(of: space)
         let page = Page.number(address)
         if address == 0 || page >= Page.count_max || !space.regions.overlaps(page..<page + 1) { return }
+        watch(space, page..<page + 1)
         bringNow(space, page)
         let entry = space.table.entry(page)
         if entry.pointee.isResident { entry.pointee.set(PageEntry.pinned) }
-        counters.setResident(resident)
+        noteResident()
     }
 
     /// Makes a page of the program's memory resident and writable.

@@ -28,7 +28,7 @@ extension MonitorCore {
             if written != Int64(count) { return false }
             done += count
         }
-        counters.setResident(resident)
+        noteResident()
         return true
     }
 

@@ -75,6 +75,8 @@ final class MonitorCore: @unchecked Sendable {
     /// Room that forks under way will take, oldest first, and its sum in pages.
     var forkReserves: [ForkReserve] = []
     var reservedPages = 0
+    /// Pages of memory that is not watched, of all address spaces.
+    var unwatchedPages = 0
     /// Notifications that arrived while another one was waited for.
     var setAside: [lego_notification] = []
     var threads = ThreadTable()
@@ -105,7 +107,7 @@ final class MonitorCore: @unchecked Sendable {
     let victimEntries: UnsafeMutablePointer<PageEntry>
     /// Pages of zeros, the source of zero-fills.
     let zeros: UnsafeMutableRawPointer
-    static let zeroFillPages_max = 16
+    static let zeroFillPages_max = 64
     /// A page of the program that is scanned for pointers, what was found, and where that is stored.
     let scanned: UnsafeMutablePointer<UInt64>
     let followed: UnsafeMutablePointer<UInt64>

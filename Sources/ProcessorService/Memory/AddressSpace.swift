@@ -44,6 +44,8 @@ final class AddressSpace {
     var trail = PointerTrail()
     /// Pages in local memory.
     var resident = 0
+    /// Pages of regions that are not watched.
+    var unwatched = 0
     /// Pages that it made and has not given back.
     var charged = 0
     /// The address space that it began as a copy of, while that lives.

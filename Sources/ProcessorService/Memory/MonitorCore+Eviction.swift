@@ -17,14 +17,16 @@ extension MonitorCore {
         if ahead.evictor.isDone { settleAhead() }
         while !hasFailed {
             let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
-            if resident + pages <= limit {
-                if resident + pages <= share.granted
-                    || cache.reserve(resident + pages - share.granted, for: share)
-                {
+            if held + pages <= limit {
+                if held + pages <= share.granted || cache.reserve(held + pages - share.granted, for: share) {
                     let tight = cache.hasRoom(aheadPages) ? limit : min(limit, share.granted)
-                    if resident + pages + aheadPages > tight { evictAhead() }
+                    if held + pages + aheadPages > tight { evictAhead() }
                     return true
                 }
+            }
+            if unwatchedPages > 0 {
+                watchAll()
+                if unwatchedPages == 0 { continue }
             }
             if ahead.evictor.isDone {
                 settleAhead()
@@ -181,7 +183,7 @@ extension MonitorCore {
         }
         ProgramCounters.add(counters.remoteWritePages, batch.spliced)
         settlePages(batch, space)
-        counters.setResident(resident)
+        noteResident()
     }
 
     private func settlePages(_ batch: EvictionBatch, _ space: AddressSpace) {

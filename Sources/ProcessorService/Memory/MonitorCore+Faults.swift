@@ -345,7 +345,7 @@ extension MonitorCore {
         let page = Page.number(message.address)
         let done = result > 0 ? Int(result / Int64(Page.bytes)) : 0
         for index in 0..<done { arrive(space, first + UInt64(index), writable: writable, isAlone: isAlone) }
-        counters.setResident(resident)
+        noteResident()
         if first + UInt64(done) > page { return }
         switch result {
         case -Int64(EAGAIN): space.deferred.append(message)
@@ -360,7 +360,7 @@ extension MonitorCore {
             if result == -Int64(EEXIST) {
                 // The kernel has a page there that the table does not know: whatever it is, it is the newest.
                 arrive(space, page, writable: true)
-                counters.setResident(resident)
+                noteResident()
             }
             lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes)
         }
@@ -404,6 +404,6 @@ extension MonitorCore {
         space.resident -= gone
         space.residentProven -= goneProven
         resident -= gone
-        counters.setResident(resident)
+        noteResident()
     }
 }

@@ -17,12 +17,12 @@ extension MonitorCore {
     func makeRoomForFork(_ space: AddressSpace, thread: Int32) {
         awaitAhead()
         let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
-        while resident + space.resident > limit, space.resident > 0 {
+        while held + space.resident > limit, space.resident > 0 {
             let before = space.resident
             evict(space, batchPages)
             if space.isDead || space.resident >= before { break }
         }
-        let wanted = resident + reservedPages + space.resident
+        let wanted = held + reservedPages + space.resident
         if wanted > share.granted { _ = cache.reserve(wanted - share.granted, for: share) }
         reservedPages += space.resident
         forkReserves.append(
@@ -98,7 +98,7 @@ extension MonitorCore {
             if region.isWipedOnFork || region.isLeftByFork { forgetPages(child, region.pages) }
             if region.isLeftByFork { child.regions.remove(region.pages) }
         }
-        counters.setResident(resident)
+        noteResident()
         markIdentity(child)
     }
 

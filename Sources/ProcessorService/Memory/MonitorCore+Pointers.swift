@@ -86,7 +86,7 @@ extension MonitorCore {
                 mapFollowed(space, followed[index], store.readBuffer + index * Int(Page.bytes), isAlone)
             }
         }
-        counters.setResident(resident)
+        noteResident()
     }
 
     /// Maps one page that nobody waits for yet.

@@ -18,11 +18,13 @@ struct Region {
     var isWipedOnFork = false
     /// A child of fork finds nothing here (MADV_DONTFORK).
     var isLeftByFork = false
+    /// The kernel fills it by itself (`MonitorCore+Unwatched.swift`).
+    var isUnwatched = false
 
     /// Whether `next`, which begins where this ends, continues it.
     func continues(in next: Region) -> Bool {
         if pages.upperBound != next.pages.lowerBound || isWipedOnFork != next.isWipedOnFork { return false }
-        if isLeftByFork != next.isLeftByFork { return false }
+        if isLeftByFork != next.isLeftByFork || isUnwatched != next.isUnwatched { return false }
         if file == nil && next.file == nil { return true }
         return file === next.file && fileOffset + UInt64(pages.count) * Page.bytes == next.fileOffset
     }
@@ -46,6 +48,9 @@ struct RegionTable {
         guard let first = regions.first, let last = regions.last else { return nil }
         return first.pages.lowerBound..<last.pages.upperBound
     }
+
+    /// Pages of the regions that are not watched. O(regions).
+    var unwatchedPages: Int { regions.reduce(0) { $0 + ($1.isUnwatched ? $1.pages.count : 0) } }
 
     /// The index of the first region that ends beyond `page`.
     private func firstIndex(endingAfter page: UInt64) -> Int {
