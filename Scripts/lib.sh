@@ -45,3 +45,49 @@ build() {
 median() { printf '%s\n' "$@" | sort -g | awk '{v[NR] = $1} END {print v[int((NR + 1) / 2)]}'; }
 # ratio A B: A / B with two decimals.
 ratio() { awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f", a / b}'; }
+
+# What every process of this project's binaries or tests does right now, thread by thread: for a run that hangs.
+describe_processes() {
+  local process thread
+  for process in $(pgrep -f "$root/.build|/lego-|swiftpm-testing" || true); do
+    # Not the command line: reading that may wait for the memory of a process that hangs.
+    printf 'process %s %s, child of %s\n' "$process" "$(cat "/proc/$process/comm")" "$(awk '/^PPid/ {print $2}' "/proc/$process/status")"
+    for thread in /proc/"$process"/task/*; do
+      printf '  %s %s: %s\n' "$(cat "$thread/comm")" "$(awk '/^State/ {print $2}' "$thread/status")" \
+        "$(awk '{print $2}' "$thread/stack" | head -6 | tr '\n' ' ')"
+    done
+  done 2>/dev/null
+}
+
+# The processes that a process has started, and those that these have.
+descendants() {
+  local child
+  for child in $(pgrep -P "$1" || true); do
+    descendants "$child"
+    echo "$child"
+  done
+}
+
+# within SECONDS COMMAND...: runs it; past that time says what hangs, and kills it.
+within() {
+  local seconds=$1 command watcher status=0
+  shift
+  "$@" &
+  command=$!
+  {
+    trap 'kill $!; exit' TERM
+    sleep "$seconds" &
+    wait $!
+    say "no end after $seconds s; what hangs:"
+    timeout 60 bash -c "$(declare -f describe_processes); root='$root' describe_processes" || true
+    kill -KILL $(descendants "$command") "$command" || true
+  } &
+  watcher=$!
+  # A command in the background does not see the user's Ctrl-C.
+  trap 'kill $(descendants "$command") "$command" "$watcher"; exit 130' INT TERM
+  wait "$command" || status=$?
+  kill "$watcher" 2>/dev/null || true
+  wait "$watcher" 2>/dev/null || true
+  trap - INT TERM
+  return "$status"
+}

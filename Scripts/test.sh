@@ -51,11 +51,15 @@ else
   build tests
 fi
 export LEGO_PRODUCTS=$binaries
+# A run takes some ten minutes.
+seconds=2400
+[[ ${LEGO_TEST_ALL:-} || $sanitize ]] && seconds=7200
 log=$(mktemp)
 trap 'rm -f "$log" "$log.skipped"' EXIT
 say "testing"
 status=0
-LD_PRELOAD=${sanitize:+$root/.build-tsan/tsan-mutex.so} swift test "${options[@]}" --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
+within "$seconds" env LD_PRELOAD=${sanitize:+$root/.build-tsan/tsan-mutex.so} \
+  swift test "${options[@]}" --skip-build --disable-xctest --no-parallel "${filter[@]}" 2>&1 |
   tee "$log" | { grep --line-buffered -vE '^◇ (Test|Suite|Passing)|^✔ (Test|Passing) ' || true; } || status=$?
 count() { grep -E "$1" "$log" | grep -cvE '^. Test run with ' || true; }
 passed=$(count '^✔ Test .* passed after ') failed=$(count '^✘ Test .* failed after ')

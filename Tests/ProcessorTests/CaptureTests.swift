@@ -36,6 +36,32 @@ struct CaptureTests {
         }
     }
 
+    @Test func aProgramThatOutgrowsItsRoomKeepsWhatItHad() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("outgrows", directory)
+            let rack = try CaptureRack()
+            let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
+            #expect(outcome.output == "ok\nok\n", "\(outcome.output)")
+            #expect(outcome.status == 0 && outcome.failure == nil)
+            #expect(outcome.statistics.evictedPages > 6000)
+            #expect(outcome.statistics.peakResidentBytes <= Self.bound)
+        }
+    }
+
+    /// 800 pages, each of which would fault by itself.
+    @Test func memoryThatFitsTakesNoFaults() throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile("outgrows", directory)
+            let rack = try CaptureRack()
+            let outcome = try rack.run([program, "fits"], limitBytes: Self.limit, launcher: launcher)
+            expectOK(outcome, evicts: false)
+            #expect(outcome.statistics.faults < 400, "\(outcome.statistics)")
+            #expect(outcome.statistics.peakResidentBytes >= 800 * 4096)
+        }
+    }
+
     /// 512 hot pages between visits of 1000 others, with room for 1500: in one queue every hot page would leave before
     /// its next visit, and each of the 11 later rounds read all of them again (5632 reads).
     @Test func whatComesBackSoonIsKept() throws {

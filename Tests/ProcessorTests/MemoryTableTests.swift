@@ -141,6 +141,32 @@ import Testing
         #expect(isYoung && !isStillYoung)
     }
 
+    @Test func aTallyKeepsTheThreadsThatFaultOften() {
+        var tally = FaultTally()
+        var full = 0
+        for index in 0..<FaultTally.window {
+            let thread: Int32 = index % 16 == 15 ? 9 : index % 2 == 0 ? 3 : 4
+            if tally.note(thread, slot: 0) { full += 1 }
+        }
+        let areFew = tally.keepFrequent()
+        #expect(full == 1 && areFew && tally.used == 2)
+        tally.clear()
+        // Sixteen threads in turn are too many to hold.
+        for index in 0..<FaultTally.window { _ = tally.note(Int32(index % 16), slot: 0) }
+        let areStillFew = tally.keepFrequent()
+        #expect(!areStillFew)
+    }
+
+    @Test func takingTurnsPaysForThreadsThatComputeLittle() {
+        #expect(Colocation.pays(threads: 2, compute_ns: 1_000, isHeld: false))
+        #expect(!Colocation.pays(threads: 2, compute_ns: 100_000, isHeld: false))
+        #expect(!Colocation.pays(threads: 8, compute_ns: 1_000, isHeld: false))
+        // What is held stays so a little longer than it would begin.
+        let between: Int64 = 30_000
+        #expect(!Colocation.pays(threads: 2, compute_ns: between, isHeld: false))
+        #expect(Colocation.pays(threads: 2, compute_ns: between, isHeld: true))
+    }
+
     @Test(arguments: [false, true])
     func aTriggerGoesOnWhereTheScanStopped(isDown: Bool) throws {
         var trail = PointerTrail()
