@@ -86,18 +86,24 @@ bench_memory() {
   start_rack
   printf '%-17s %10s %10s %10s %10s %12s %10s %10s  %s\n' \
     pattern 'native ns' 'zram ns' 'pager ns' 'rack ns' rack/native rack/zram rack/pager result
-  for pattern in sequential-read sequential-write uniform-read uniform-write zipf-read zipf-write; do
-    local native=() zram=() pager=() rack=() sums=()
+  # Pattern and threads; the bare pager serves one thread only.
+  for pattern in sequential-read sequential-write uniform-read uniform-write zipf-read zipf-write 'uniform-write 2' 'uniform-write 4'; do
+    local native=() zram=() pager=() rack=() sums=() threads=${pattern#* }
+    [[ $threads == "$pattern" ]] && threads=''
+    local words=("${pattern% *}" "$mebibytes" $threads)
     for ((i = 0; i < rounds; i++)); do
-      line=$("$scratch/array" $pattern "$mebibytes") && native+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
-      line=$(under_limit "$local_mebibytes" "$scratch/array" $pattern "$mebibytes") && zram+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
-      line=$("$scratch/pager" $pattern "$mebibytes") && pager+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
-      line=$(in_rack "$scratch/array" $pattern "$mebibytes") && rack+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      line=$("$scratch/array" "${words[@]}") && native+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      line=$(under_limit "$local_mebibytes" "$scratch/array" "${words[@]}") && zram+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      if [[ ! $threads ]]; then
+        line=$("$scratch/pager" "${words[@]}") && pager+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
+      fi
+      line=$(in_rack "$scratch/array" "${words[@]}") && rack+=("$(awk '{print $2}' <<<"$line")") && sums+=("${line##* }")
     done
-    local n z p r
-    n=$(median "${native[@]}") z=$(median "${zram[@]}") p=$(median "${pager[@]}") r=$(median "${rack[@]}")
-    printf '%-17s %10s %10s %10s %10s %12s %10s %10s  %s\n' $pattern "$n" "$z" "$p" "$r" \
-      "$(ratio "$r" "$n")" "$(ratio "$r" "$z")" "$(ratio "$r" "$p")" \
+    local n z p=- r to_pager=-
+    n=$(median "${native[@]}") z=$(median "${zram[@]}") r=$(median "${rack[@]}")
+    ((${#pager[@]})) && p=$(median "${pager[@]}") && to_pager=$(ratio "$r" "$p")
+    printf '%-17s %10s %10s %10s %10s %12s %10s %10s  %s\n' "${words[0]}${threads:+ x$threads}" "$n" "$z" "$p" "$r" \
+      "$(ratio "$r" "$n")" "$(ratio "$r" "$z")" "$to_pager" \
       "$([[ $(printf '%s\n' "${sums[@]}" | sort -u | wc -l) == 1 ]] && echo equal || echo DIFFERS)"
   done
 }
