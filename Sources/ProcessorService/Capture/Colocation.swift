@@ -36,6 +36,8 @@ struct Colocation {
         /// In the processor's.
         var thread: Int32
         var mask: [UInt64]
+        /// It has faulted since the last review.
+        var isSeen = true
     }
 
     /// The thread that made the last trapped call, in the processor's pid namespace, and how often in a row.
@@ -71,6 +73,8 @@ struct Colocation {
     var faultsAtReview: UInt64 = 0
     /// What the monitor may run on by itself.
     var monitorMask = [UInt64](repeating: 0, count: words)
+
+    func isHeld(numbered number: Int32) -> Bool { held.contains { $0.number == number } }
 
     static func mask(of processor: Int32) -> [UInt64] {
         var mask = [UInt64](repeating: 0, count: words)
@@ -176,7 +180,7 @@ extension MonitorCore {
         defer { colocation.tally.clear() }
         let areFew = colocation.tally.keepFrequent()
         let isHeld = colocation.isActive && !colocation.isForCalls
-        if areFew && (colocation.tally.used == 1 || paysInTurn(isHeld: isHeld)) {
+        if areFew && paysInTurn(isHeld: isHeld) {
             if isHeld || colocation.notBefore.hasPassed { holdFrequent() }
         } else if colocation.isActive {
             endColocation()
@@ -184,9 +188,14 @@ extension MonitorCore {
         }
     }
 
-    /// What the threads of the window compute between their faults decides: the processor time of their processes,
-    /// since the last window but one at most. False when that is not known yet.
+    /// Whether the threads of the window are to be held, with those that are held already. One always is; else what they
+    /// compute between their faults decides: the processor time of their processes, since the last window but some. False
+    /// when that is not known yet.
     private func paysInTurn(isHeld: Bool) -> Bool {
+        var threads = isHeld ? colocation.held.count : 0
+        for index in 0..<colocation.tally.used
+        where !isHeld || !colocation.isHeld(numbered: colocation.tally.entries[index].number) { threads += 1 }
+        if threads == 1 { return true }
         var now: Int64 = 0
         var owner: UInt64 = 0
         for index in 0..<colocation.tally.used {
@@ -202,30 +211,24 @@ extension MonitorCore {
         let compute = isKnown ? max(0, now - colocation.processTime_ns) / max(1, passed) : 0
         (colocation.processTime_ns, colocation.processTimeFaults, colocation.processTimeOwner) = (now, faults, owner)
         if !isKnown { return isHeld }
-        return Colocation.pays(threads: colocation.tally.used, compute_ns: compute, isHeld: isHeld)
+        return Colocation.pays(threads: threads, compute_ns: compute, isHeld: isHeld)
     }
 
-    /// Holds the threads of the window, and no others.
+    /// Holds the threads of the window, beside those that are held already.
     private func holdFrequent() {
         let tally = colocation.tally
-        if colocation.isActive {
-            if colocation.isForCalls {
-                if tally.used == 1 && colocation.held.first?.number == tally.entries[0].number { return }
-                endColocation()
-            }
-            letGo { held in
-                for index in 0..<tally.used where tally.entries[index].number == held.number { return false }
-                return true
-            }
+        if colocation.isForCalls {
+            if tally.used == 1 && colocation.isHeld(numbered: tally.entries[0].number) { return }
+            endColocation()
         }
         for index in 0..<tally.used {
             let entry = tally.entries[index]
-            if colocation.held.contains(where: { $0.number == entry.number }) { continue }
-            guard let space = spaces[entry.slot], let thread = hostThread(space, entry.number) else { continue }
-            hold(thread, numbered: entry.number)
+            if let known = colocation.held.firstIndex(where: { $0.number == entry.number }) {
+                colocation.held[known].isSeen = true
+            } else if let space = spaces[entry.slot], let thread = hostThread(space, entry.number) {
+                hold(thread, numbered: entry.number)
+            }
         }
-        colocation.isForCalls = false
-        if colocation.isActive && colocation.held.isEmpty { endColocation() }
     }
 
     /// Lets those held threads run where they may by themselves that `isGone` says.
@@ -311,6 +314,7 @@ extension MonitorCore {
     func endColocation() {
         if !colocation.isActive { return }
         colocation.isActive = false
+        colocation.isForCalls = false
         letGo { _ in true }
         _ = lego_thread_set_affinity(0, colocation.monitorMask, Colocation.words)
         cache.processors.giveBack(colocation.processor)
@@ -323,6 +327,10 @@ extension MonitorCore {
         if faults &- colocation.faultsAtReview < Colocation.faultsPerReview_min { return endColocation() }
         colocation.faultsAtReview = faults
         colocation.nextReview = .after(Colocation.review)
+        if colocation.isForCalls { return }
+        letGo { !$0.isSeen }
+        if colocation.held.isEmpty { return endColocation() }
+        for index in colocation.held.indices { colocation.held[index].isSeen = false }
     }
 
     /// Has the agent run where it answers soonest: where this thread runs, because waking another processor costs more
