@@ -35,7 +35,7 @@ group=/sys/fs/cgroup/memory/lego-bench
 rack_is_up='' swap_is_on=''
 
 clean_up() {
-  if [[ $rack_is_up ]]; then "$legoctl" rack down >/dev/null || true; fi
+  if [[ $rack_is_up ]]; then "$legoctl" rack down --state "$scratch/state" >/dev/null || true; fi
   if [[ $swap_is_on ]]; then
     swapoff /dev/zram0 && echo 1 >/sys/block/zram0/reset
     rmdir "$group" || true
@@ -51,6 +51,9 @@ compile() { gcc -O2 -o "$scratch/${2:-$1}" "${@:3}" "$root/Benchmarks/$1.c" -lm 
 start_rack() {
   "$legoctl" rack up --state "$scratch/state" --memories 2 --memory-size "${1:-2GiB}" >"$scratch/up" || fail "no rack: $(cat "$scratch/up")"
   rack_is_up=1
+  # Whoever else starts a rack meanwhile.
+  LEGO_RACK=$(awk '/^the rack is up at/ {print $NF}' "$scratch/up")
+  export LEGO_RACK
 }
 
 start_swap() {
