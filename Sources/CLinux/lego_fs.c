@@ -80,6 +80,16 @@ int lego_file_change_mode(int node, uint32_t mode) {
   return answer(chmod(proc_path(path, node), mode & 07777));
 }
 
+int lego_file_clear_set_id(int node) {
+  struct stat status;
+  if (fstatat(node, "", &status, AT_EMPTY_PATH) < 0) return -errno;
+  mode_t cleared = S_ISUID;
+  // Without the group's right to execute it is a mark of another kind.
+  if (status.st_mode & S_IXGRP) cleared |= S_ISGID;
+  if (!S_ISREG(status.st_mode) || !(status.st_mode & cleared)) return 0;
+  return lego_file_change_mode(node, status.st_mode & ~cleared);
+}
+
 int lego_file_change_owner(int node, uint32_t uid, uint32_t gid) {
   return answer(fchownat(node, "", uid, gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }

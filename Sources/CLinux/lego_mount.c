@@ -26,6 +26,11 @@ int lego_mount_clone(const char *path) {
   return result;
 }
 
+int lego_mount_detached(const char *path) {
+  int tree = open_tree(AT_FDCWD, path, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+  return tree < 0 ? -errno : tree;
+}
+
 int lego_unmount(const char *target, int abort) {
   return umount2(target, MNT_DETACH | UMOUNT_NOFOLLOW | (abort ? MNT_FORCE : 0)) < 0 ? -errno : 0;
 }

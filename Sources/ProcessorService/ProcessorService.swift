@@ -22,6 +22,7 @@ public final class ProcessorService: Sendable {
     let hooks: ProcessorHooks
     let logger: Logger
     let table: ProgramTable
+    private let prepared: PreparedSandbox
     private let reports: ReportQueue
     private let attach: AttachServer
     private let attachThread = Mutex<KernelThread?>(nil)
@@ -61,6 +62,7 @@ public final class ProcessorService: Sendable {
         self.logger = logger
         let table = ProgramTable()
         self.table = table
+        prepared = PreparedSandbox(executable: configuration.sandboxPath)
         do {
             attach = try AttachServer(listen: configuration.attachListen, logger: logger) { table[$0] }
         } catch { throw .fabric(error) }
@@ -105,6 +107,7 @@ public final class ProcessorService: Sendable {
             let tree = try ProcTree(mountPoint: configuration.procDirectory, logger: logger)
             proc.withLock { $0 = tree }
             try reports.start()
+            try prepared.start()
             let attach = attach
             let thread = try KernelThread(name: "lego-attach") { attach.run() }
             attachThread.withLock { $0 = thread }
@@ -162,6 +165,7 @@ public final class ProcessorService: Sendable {
         let programs = table.all
         for program in programs { program.end(.shutdown("\(hooks.name()) was shut down")) }
         for program in programs { program.join() }
+        prepared.close()
         reports.stop()
         let tree = proc.withLock { tree in
             defer { tree = nil }
@@ -248,8 +252,10 @@ public final class ProcessorService: Sendable {
                 streams = try request.isDetached ? .log(at: program.logPath) : .pipes()
             }
         } catch { throw SandboxFailure(error, during: "standard streams") }
+        defer { prepared.want(plan.preparation) }
         let sandbox = try Sandbox.launch(
-            executable: configuration.sandboxPath, plan: plan, streams: streams.program, limit: Self.setupLimit)
+            executable: configuration.sandboxPath, plan: plan, streams: streams.program, limit: Self.setupLimit,
+            prepared: prepared)
         do {
             if let master = sandbox.takeTerminal() { streams.daemon = try .terminal(master) }
             try run(program, request, sandbox, streams.daemon)

@@ -32,7 +32,8 @@ enum MountOperations {
         want |= flag(FUSE_CAP_READDIRPLUS) | flag(FUSE_CAP_READDIRPLUS_AUTO) | flag(FUSE_CAP_CACHE_SYMLINKS)
         want |= flag(FUSE_CAP_ATOMIC_O_TRUNC)
         // The thread's buffers are registered memory: splicing would bypass them. Locks are the processor's own.
-        // Set-user-ID is cleared by the processor's kernel, which knows who writes.
+        // Set-user-ID is cleared by the storage component when the kernel says so, which knows who writes; how the two
+        // agree upon that is not libfuse's business (`MountThread.transport`).
         want &= ~(flag(FUSE_CAP_SPLICE_READ) | flag(FUSE_CAP_SPLICE_WRITE) | flag(FUSE_CAP_SPLICE_MOVE))
         want &= ~(flag(FUSE_CAP_POSIX_LOCKS) | flag(FUSE_CAP_FLOCK_LOCKS))
         want &= ~(flag(FUSE_CAP_HANDLE_KILLPRIV) | flag(FUSE_CAP_WRITEBACK_CACHE))

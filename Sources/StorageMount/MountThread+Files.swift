@@ -26,7 +26,7 @@ extension MountThread {
     ) -> (handle: UInt64, attributes: StorageAttributes)? {
         let reply = perform(StorageFunction.open) { session in
             guard let node = handle(inode, session) else { return Int(-ESTALE) }
-            return encode(ProcessorStorageOpen(node: node, flags: flags))
+            return encode(ProcessorStorageOpen(node: node, flags: flags, clearsSetID: clearsSetID))
         }
         if reply.error != 0 {
             fuse_reply_err(fuse, reply.error)
@@ -93,7 +93,7 @@ extension MountThread {
             return encode(
                 ProcessorStorageTransfer(
                     file: handle, offset: UInt64(truncatingIfNeeded: offset), poolOffset: place,
-                    count: UInt32(count)))
+                    count: UInt32(count), clearsSetID: clearsSetID))
         }
         guard reply.error == 0, let moved: StorageProcessorCount = decode(reply), moved.count <= UInt64(count) else {
             fuse_reply_err(fuse, reply.error == 0 ? EIO : reply.error)
@@ -114,12 +114,14 @@ extension MountThread {
     func allocate(
         _ fuse: OpaquePointer, _ file: UnsafeMutablePointer<fuse_file_info>, mode: Int32, offset: off_t, count: off_t
     ) {
+        // The kernel says nothing of it here.
+        let clearsSetID = fuse_req_ctx(fuse).pointee.uid != 0
         let reply = perform(StorageFunction.allocate) { session in
             guard let handle = fileHandle(file.pointee.fh, session) else { return Int(-ESTALE) }
             return encode(
                 ProcessorStorageRange(
                     file: handle, mode: UInt32(bitPattern: mode), offset: UInt64(truncatingIfNeeded: offset),
-                    count: UInt64(truncatingIfNeeded: count)))
+                    count: UInt64(truncatingIfNeeded: count), clearsSetID: clearsSetID))
         }
         fuse_reply_err(fuse, reply.error)
     }
@@ -145,13 +147,15 @@ extension MountThread {
         _ fuse: OpaquePointer, from source: UnsafeMutablePointer<fuse_file_info>, _ sourceOffset: off_t,
         to target: UnsafeMutablePointer<fuse_file_info>, _ targetOffset: off_t, count: Int
     ) {
+        let clearsSetID = fuse_req_ctx(fuse).pointee.uid != 0
         let reply = perform(StorageFunction.copy) { session in
             guard let from = fileHandle(source.pointee.fh, session), let to = fileHandle(target.pointee.fh, session)
             else { return Int(-ESTALE) }
             return encode(
                 ProcessorStorageCopy(
                     source: from, sourceOffset: UInt64(truncatingIfNeeded: sourceOffset), target: to,
-                    targetOffset: UInt64(truncatingIfNeeded: targetOffset), count: UInt64(count)))
+                    targetOffset: UInt64(truncatingIfNeeded: targetOffset), count: UInt64(count),
+                    clearsSetID: clearsSetID))
         }
         guard reply.error == 0, let copied: StorageProcessorCount = decode(reply), copied.count <= UInt64(count) else {
             fuse_reply_err(fuse, reply.error == 0 ? EIO : reply.error)

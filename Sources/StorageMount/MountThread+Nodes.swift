@@ -23,7 +23,9 @@ extension MountThread {
         status.st_uid = attributes.user
         status.st_gid = attributes.group
         status.st_rdev = dev_t(attributes.special)
-        status.st_blksize = blksize_t(attributes.blockBytes)
+        let isFile = attributes.mode & UInt32(S_IFMT) == UInt32(S_IFREG)
+        status.st_blksize = blksize_t(
+            isFile ? max(attributes.blockBytes, StorageLimit.blockBytes) : attributes.blockBytes)
         return status
     }
 
@@ -59,6 +61,7 @@ extension MountThread {
             (FUSE_SET_ATTR_MTIME, .modifyTime), (FUSE_SET_ATTR_ATIME_NOW, .accessTimeNow),
             (FUSE_SET_ATTR_MTIME_NOW, .modifyTimeNow),
         ] where changed & bit != 0 { fields.insert(field) }
+        if clearsSetID { fields.insert(.clearsSetID) }
         let status = wanted.pointee
         let reply = perform(StorageFunction.setAttributes) { session in
             guard let node = handle(inode, session) else { return Int(-ESTALE) }

@@ -24,6 +24,10 @@ final class MountThread {
     let response: UnsafeMutableRawBufferPointer
     /// For directory listings in the kernel's form.
     let listing: UnsafeMutableRawBufferPointer
+    /// The request that is being served, as the kernel sent it.
+    private var raw: UnsafeMutableRawPointer?
+    /// It begins the session, and its answer is to say that set-user-ID and capabilities are cleared by the storage component.
+    private var isNegotiating = false
     /// How the last call that prepares another one ended.
     var preparation = Status.ok
 
@@ -66,10 +70,29 @@ final class MountThread {
             let count = fuse_session_receive_buf(session, &buffer)
             if count == -EINTR || count == -EAGAIN { continue }
             if count <= 0 { break }
+            mount.requestCount.add(1, ordering: .relaxed)
+            raw = buffer.mem
+            isNegotiating = lego_fuse_offers_clearing(buffer.mem) != 0
             fuse_session_process_buf(session, &buffer)
         }
         if !ownsBuffer { free(buffer.mem) }
     }
+
+    /// How libfuse reads requests and sends answers (`fuse_session_custom_io`). Every answer is sent by a mount thread.
+    static let transport = fuse_custom_io(
+        writev: { device, parts, count, _ in
+            let thread = MountThread.current
+            if thread.isNegotiating {
+                thread.isNegotiating = false
+                lego_fuse_accept_clearing(parts, count)
+            }
+            return Glibc.writev(device, parts, count)
+        },
+        read: { device, bytes, count, _ in Glibc.read(device, bytes, count) },
+        splice_receive: nil, splice_send: nil)
+
+    /// Whether who makes the request that is being served has no CAP_FSETID, as far as its kind tells.
+    var clearsSetID: Bool { raw.map { lego_fuse_clears_set_id($0) != 0 } ?? false }
 
     /// Where `bytes` lie in the node's pool. Bytes from elsewhere are copied to `transfer` first.
     func poolOffset(_ bytes: UnsafeRawPointer, _ count: Int) -> UInt64 {

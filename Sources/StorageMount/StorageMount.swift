@@ -65,6 +65,8 @@ public final class StorageMount: Sendable {
     public let mountPoint: String
     /// Called with the number of a process before its core file is made.
     let coreBegins: @Sendable (Int32) -> Void
+    /// Requests of the kernel so far: what programs do beyond its caches.
+    public let requestCount = Atomic<Int>(0)
     /// Threads that wait in it: one is always left to serve what that takes.
     let coresBegun = Atomic<Int>(0)
     let threadCount: Int
@@ -123,7 +125,8 @@ public final class StorageMount: Sendable {
             throw .mount(path: mountPoint, KernelError("mount", -result))
         }
         // From here on the session owns the descriptor.
-        if fuse_session_mount(session, "/dev/fd/\(device)") != 0 {
+        var transport = MountThread.transport
+        if fuse_session_custom_io(session, &transport, device) != 0 {
             _ = lego_unmount(mountPoint, 1)
             fuse_session_destroy(session)
             close(device)

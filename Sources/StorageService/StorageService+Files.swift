@@ -22,8 +22,10 @@ extension StorageService {
             if isWriting && configuration.isReadOnly { return call.fail(EROFS) }
             let descriptor = lego_file_open(node.descriptor, flags)
             if descriptor < 0 { return call.fail(descriptor) }
+            let clears = message.clearsSetID && flags & O_TRUNC != 0
             var status = lego_file_status()
-            let result = lego_file_status(descriptor, "", &status)
+            var result = clears ? lego_file_clear_set_id(descriptor) : 0
+            if result == 0 { result = lego_file_status(descriptor, "", &status) }
             if result < 0 {
                 close(descriptor)
                 return call.fail(result)
@@ -120,6 +122,8 @@ extension StorageService {
                 node.read(call.client.peer, UnsafeBufferPointer(start: $0, count: 1), until: deadline)
             }
             if !status.isOK { return CallResult(status: status) }
+            let cleared = message.clearsSetID && total > 0 ? lego_file_clear_set_id(file.descriptor) : 0
+            if cleared < 0 { return call.fail(cleared) }
             var moved = 0
             while moved < total {
                 let count = pwrite(
@@ -147,7 +151,9 @@ extension StorageService {
     func allocate(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageRange(decoding: call.request) else { return call.malformed }
         return call.withFile(message.file) { file in
-            call.answer(
+            let cleared = message.clearsSetID ? lego_file_clear_set_id(file.descriptor) : 0
+            if cleared < 0 { return call.fail(cleared) }
+            return call.answer(
                 lego_file_allocate(
                     file.descriptor, Int32(truncatingIfNeeded: message.mode), Int64(message.offset),
                     Int64(message.count)))
@@ -171,6 +177,8 @@ extension StorageService {
         let count = min(message.count, 16 << 20)
         return call.withFile(message.source) { source in
             call.withFile(message.target) { target in
+                let cleared = message.clearsSetID ? lego_file_clear_set_id(target.descriptor) : 0
+                if cleared < 0 { return call.fail(cleared) }
                 let copied = lego_file_copy(
                     source.descriptor, Int64(message.sourceOffset), target.descriptor, Int64(message.targetOffset),
                     Int(count))

@@ -43,7 +43,8 @@ extension StorageService {
             }
             if fields.contains(.size) {
                 if node.type != UInt32(S_IFREG) { return call.fail(EINVAL) }
-                let result = lego_file_truncate(node.descriptor, message.size)
+                var result = lego_file_truncate(node.descriptor, message.size)
+                if result == 0 && fields.contains(.clearsSetID) { result = lego_file_clear_set_id(node.descriptor) }
                 if result < 0 { return call.fail(result) }
             }
             if !fields.isDisjoint(with: [.accessTime, .accessTimeNow, .modifyTime, .modifyTimeNow]) {

@@ -33,13 +33,17 @@ public enum StorageFunction {
 /// Sizes on which a storage component and its clients agree, in bytes or entries.
 public enum StorageLimit {
     /// Grows with every incompatible change of the messages; `attach` refuses another one.
-    public static let version: UInt32 = 1
+    public static let version: UInt32 = 2
     /// NAME_MAX.
     public static let name_max = 255
     /// PATH_MAX without its terminator: the target of a symbolic link.
     public static let target_max = 4095
     /// The largest read or write: what libfuse and the kernel agree on.
     public static let transferBytes_max = 1 << 20
+    /// What stat(2) names as the size that files are best read and written in: a request costs the same whatever it
+    /// carries. Programs that follow it (python, awk) still get such a buffer from malloc(3)'s heap; glibc's standard I/O
+    /// goes up to 8 KiB only.
+    public static let blockBytes: UInt32 = 64 << 10
     /// The largest answer of `readDirectory` and the longest value of an extended attribute.
     public static let answerBytes_max = 60 << 10
     /// A request: an extended attribute's value, its name, and the fixed fields.

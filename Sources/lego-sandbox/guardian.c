@@ -7,10 +7,12 @@
 #include "lego_socket.h"
 #include "sandbox.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -32,14 +34,16 @@ struct faults {
 };
 
 struct guardian {
-  struct start start;
+  struct lego_sandbox_prepare preparation;
   struct faults faults;
   int inner;
   int init_pidfd;
+  int mounts; // the namespace's; kept open to the end, -1 where it could not be
   pid_t init;
   pid_t program;
   int listener;       // -1 until it is FILTERED; kept to the end
-  int64_t deadline_ms; // of READY; -1 when it has been reached, or FAILED was reported
+  int64_t deadline_ms; // of READY; -1 before START, and when it has been reached, or FAILED was reported
+  int has_start;
   int has_failed;
   int has_ended;
   int status;
@@ -166,6 +170,18 @@ static int take_inner(struct guardian *guardian) {
   return 1;
 }
 
+// There is a program: from now on the time that it may take to be loaded counts.
+static void begin(struct guardian *guardian, const struct lego_sandbox_start *message, int error) {
+  guardian->has_start = 1;
+  prctl(PR_SET_NAME, "lego-guardian");
+  if (guardian->has_failed) return;
+  guardian->deadline_ms = now_ms() + message->setup_ms;
+  if (!error) return;
+  // Init is gone, and has mostly said why.
+  while (take_inner(guardian)) continue;
+  fail(guardian, LEGO_SANDBOX_STAGE_MESSAGE, error, "");
+}
+
 // Takes one command of the daemon. 0 when the daemon is gone; the program is then as good as dead.
 static int take_command(struct guardian *guardian) {
   struct lego_sandbox_start message;
@@ -180,8 +196,10 @@ static int take_command(struct guardian *guardian) {
     return 1;
   }
   if (received == sizeof message) {
-    // A process that joins: init's business. One that it cannot take is told by the end of its socket.
-    (void)lego_send_descriptors(guardian->inner, &message, sizeof message, descriptors, count);
+    // The program, or a process that joins: init's business. One of those that it cannot take is told by the end of its
+    // socket.
+    ssize_t sent = lego_send_descriptors(guardian->inner, &message, sizeof message, descriptors, count);
+    if (!guardian->has_start) begin(guardian, &message, sent < 0 ? (int)-sent : 0);
     for (size_t i = 0; i < count; i++) close(descriptors[i]);
     return 1;
   }
@@ -223,7 +241,7 @@ static _Noreturn void watch(struct guardian *guardian) {
 static void prepare(void) {
   static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGTSTP, SIGTTIN, SIGTTOU};
   for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++) signal(ignored[i], SIG_IGN);
-  prctl(PR_SET_NAME, "lego-guardian");
+  prctl(PR_SET_NAME, "lego-prepared");
   (void)lego_raise_descriptor_limit();
   if (chdir("/") < 0) _exit(1);
 }
@@ -245,25 +263,29 @@ static int start_init(struct guardian *guardian) {
     close(ends[0]);
     close(LEGO_SANDBOX_CONTROL);
     close(LEGO_SANDBOX_FAULTS);
-    init_run(&guardian->start, ends[1]);
+    init_run(&guardian->preparation, ends[1]);
   }
   close(ends[1]);
   guardian->inner = ends[0];
   guardian->init = (pid_t)process;
+  // Whoever lets go of the mounts last takes them down, and waits for all processors of the host while it does. That is
+  // this process, when it has reported the end, and not the program's last process, for whose end the report waits.
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%d/ns/mnt", (int)process);
+  guardian->mounts = open(path, O_RDONLY | O_CLOEXEC);
   return 0;
 }
 
 _Noreturn void guardian_run(void) {
-  struct guardian guardian = {.inner = -1, .init_pidfd = -1, .listener = -1, .faults = {.sweep_at = 64}};
+  struct guardian guardian = {
+      .inner = -1, .init_pidfd = -1, .mounts = -1, .listener = -1, .deadline_ms = -1, .faults = {.sweep_at = 64}};
   prepare();
-  int result = start_receive(LEGO_SANDBOX_CONTROL, START_MESSAGE_MS, &guardian.start);
+  int result = start_receive_preparation(LEGO_SANDBOX_CONTROL, START_MESSAGE_MS, &guardian.preparation);
   if (result < 0) {
     report_failure(LEGO_SANDBOX_STAGE_MESSAGE, -result, "");
     _exit(1);
   }
-  guardian.deadline_ms = now_ms() + guardian.start.header.setup_ms;
   result = start_init(&guardian);
-  start_close_streams(&guardian.start);
   if (result < 0) {
     report_failure(LEGO_SANDBOX_STAGE_NAMESPACES, -result, "");
     _exit(1);

@@ -40,6 +40,7 @@ static _Noreturn void fail(int inner, enum lego_sandbox_stage stage, int error, 
 // Ties this process to the guardian's life, and ends when that is over already.
 static void follow_guardian(int inner) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  // No events: there may be a message already.
   struct pollfd guardian = {.fd = inner};
   if (poll(&guardian, 1, 0) != 0) _exit(1);
 }
@@ -94,7 +95,7 @@ static void fail_joined(int socket, int error, const char *subject) {
 
 // Starts a process that joins. Descriptors: streams, payload, socket.
 static void join(struct joined **list, const struct lego_sandbox_start *header, const int *descriptors) {
-  struct start start = {.header = *header, .terminal = -1};
+  struct start start = {.header = *header, .memory = -1, .terminal = -1};
   int socket = descriptors[4];
   struct joined *joined = calloc(1, sizeof *joined);
   int terminal = joined && header->has_terminal ? terminal_open(&start) : -1;
@@ -211,13 +212,23 @@ static int watch_children(void) {
   return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
-_Noreturn void init_run(struct start *start, int inner) {
+// The program, when there is one for what has been built.
+static void await_start(int inner, struct start *start) {
+  int result = start_receive(inner, start);
+  if (result == -ECONNRESET) _exit(1);
+  if (result < 0) fail(inner, LEGO_SANDBOX_STAGE_MESSAGE, -result, "");
+}
+
+_Noreturn void init_run(const struct lego_sandbox_prepare *preparation, int inner) {
   follow_guardian(inner);
   prctl(PR_SET_NAME, "lego-init");
   prctl(PR_SET_DUMPABLE, 0);
   setsid();
   struct failure failure;
-  if (root_build(start, &failure) < 0) inner_fail(inner, failure);
+  if (root_build(preparation, &failure) < 0) inner_fail(inner, failure);
+  struct start begun, *start = &begun;
+  await_start(inner, start);
+  if (root_finish(start, &failure) < 0) inner_fail(inner, failure);
   int terminal = start->header.has_terminal ? terminal_open(start) : -1;
   if (start->header.has_terminal && terminal < 0) fail(inner, LEGO_SANDBOX_STAGE_PROCESS, -terminal, "terminal");
   int children = watch_children();

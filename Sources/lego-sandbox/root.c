@@ -67,13 +67,22 @@ static int enter_tree(const char *root) {
   return chdir("/");
 }
 
-// Mounts a file system, and makes its directory in the tree when it is missing.
+static int mount_there(const struct file_system *what) {
+  return mount(what->type, what->path, what->type, what->flags, what->data);
+}
+
+// Mounts a file system, and makes its directory in the tree when it is missing. Seldom is, and mkdir(2) of a name that
+// is there asks the storage component, where mount(2) finds it in the kernel's cache.
 static int mount_one(const struct file_system *what, struct failure *failure) {
-  if (mkdir(what->path, 0755) < 0 && errno != EEXIST) {
-    if (what->is_optional) return 0;
-    return fail(failure, LEGO_SANDBOX_STAGE_DIRECTORY, what->path);
+  int result = mount_there(what);
+  if (result < 0 && errno == ENOENT) {
+    if (mkdir(what->path, 0755) < 0 && errno != EEXIST) {
+      if (what->is_optional) return 0;
+      return fail(failure, LEGO_SANDBOX_STAGE_DIRECTORY, what->path);
+    }
+    result = mount_there(what);
   }
-  if (mount(what->type, what->path, what->type, what->flags, what->data) == 0 || what->is_optional) return 0;
+  if (result == 0 || what->is_optional) return 0;
   return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, what->path);
 }
 
@@ -106,25 +115,20 @@ static int protect_host(struct failure *failure) {
   return 0;
 }
 
-// A descriptor of the file that shall be /proc/meminfo, while the old root still shows it; -1: there is none.
-static int find_memory_information(const struct start *start) {
-  if (start->memory_information[0] == 0) return -1;
-  return open_tree(AT_FDCWD, start->memory_information, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-}
-
-int root_build(const struct start *start, struct failure *failure) {
+int root_build(const struct lego_sandbox_prepare *preparation, struct failure *failure) {
   umask(0);
-  int memory_information = find_memory_information(start);
-  if (memory_information < 0 && start->memory_information[0] != 0)
-    return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, "/proc/meminfo");
-  if (enter_tree(start->root) < 0) return fail(failure, LEGO_SANDBOX_STAGE_ROOT, start->root);
+  if (enter_tree(preparation->root) < 0) return fail(failure, LEGO_SANDBOX_STAGE_ROOT, preparation->root);
   for (size_t i = 0; i < sizeof file_systems / sizeof *file_systems; i++)
     if (mount_one(&file_systems[i], failure) < 0) return -1;
-  if (memory_information >= 0) {
-    if (move_mount(memory_information, "", AT_FDCWD, "/proc/meminfo", MOVE_MOUNT_F_EMPTY_PATH) < 0)
+  if (mount_temporary(preparation->temporary_bytes, failure) < 0) return -1;
+  return make_devices(failure);
+}
+
+int root_finish(const struct start *start, struct failure *failure) {
+  if (start->memory >= 0) {
+    if (move_mount(start->memory, "", AT_FDCWD, "/proc/meminfo", MOVE_MOUNT_F_EMPTY_PATH) < 0)
       return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, "/proc/meminfo");
-    close(memory_information);
+    close(start->memory);
   }
-  if (mount_temporary(start->header.temporary_bytes, failure) < 0 || make_devices(failure) < 0) return -1;
   return start->header.uid == 0 ? protect_host(failure) : 0;
 }

@@ -23,13 +23,11 @@ struct start {
   struct lego_sandbox_start header;
   struct sock_filter *filter;
   uint32_t *groups;
-  const char *root;
-  const char *root_name; // how messages call the tree
-  const char *memory_information; // what is mounted on /proc/meminfo; empty: nothing
   const char *directory;
   char **arguments;   // ends with NULL
   char **environment; // ends with NULL
   int streams[3];
+  int memory;   // what is mounted on /proc/meminfo; -1: nothing
   int terminal; // the end of the terminal that the program gets; -1: the streams count
 };
 
@@ -40,8 +38,10 @@ struct failure {
   const char *subject;
 };
 
-// Receives and checks the start message. 0, or -errno.
-int start_receive(int control, int deadline_ms, struct start *start);
+// Receives and checks the message that a sandbox is prepared with; waits at most so long. 0, or -errno.
+int start_receive_preparation(int control, int deadline_ms, struct lego_sandbox_prepare *preparation);
+// Waits for the start message and checks it. 0, or -errno; -ECONNRESET when there will be none.
+int start_receive(int inner, struct start *start);
 void start_close_streams(const struct start *start);
 // Reads and checks what comes with a header. 0, or -errno.
 int start_parse(int file, struct start *start);
@@ -61,9 +61,11 @@ _Noreturn void inner_fail(int inner, struct failure failure);
 _Noreturn void guardian_run(void);
 // `mounts` ends with NULL.
 _Noreturn void release_run(char **mounts);
-_Noreturn void init_run(struct start *start, int inner);
+_Noreturn void init_run(const struct lego_sandbox_prepare *preparation, int inner);
 _Noreturn void program_run(const struct start *start, int inner);
 
 // Makes the tree the root of this mount namespace, with file systems of its own for /proc, /dev, /sys and /tmp, and
 // lets go of the old root. Answers 0, or -1 and the failure.
-int root_build(const struct start *start, struct failure *failure);
+int root_build(const struct lego_sandbox_prepare *preparation, struct failure *failure);
+// Adds what depends on the program.
+int root_finish(const struct start *start, struct failure *failure);

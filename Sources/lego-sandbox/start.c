@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 // Hands out consecutive pieces of the payload, and remembers when one did not fit.
@@ -50,15 +51,12 @@ static int parse_payload(struct start *start, char *payload) {
   struct cursor cursor = {.next = payload, .left = header->payload_bytes};
   start->filter = take(&cursor, header->filter_count * sizeof *start->filter);
   start->groups = take(&cursor, header->group_count * sizeof *start->groups);
-  start->root = take_text(&cursor);
-  start->root_name = take_text(&cursor);
-  start->memory_information = take_text(&cursor);
   start->directory = take_text(&cursor);
   start->arguments = take_texts(&cursor, header->argument_count);
   start->environment = take_texts(&cursor, header->environment_count);
   if (cursor.is_short || cursor.left > 0) return -EPROTO;
   if (header->argument_count == 0 || header->filter_count == 0 || header->filter_count > BPF_MAXINSNS) return -EINVAL;
-  return start->root[0] == '/' && start->directory[0] == '/' ? 0 : -EINVAL;
+  return start->directory[0] == '/' ? 0 : -EINVAL;
 }
 
 static char *read_payload(int file, size_t count) {
@@ -75,19 +73,31 @@ static char *read_payload(int file, size_t count) {
   return payload;
 }
 
-int start_receive(int control, int deadline_ms, struct start *start) {
+int start_receive_preparation(int control, int deadline_ms, struct lego_sandbox_prepare *preparation) {
   struct pollfd wait = {.fd = control, .events = POLLIN};
   int ready = poll(&wait, 1, deadline_ms);
   if (ready <= 0) return ready == 0 ? -ETIMEDOUT : -errno;
-  int descriptors[4];
+  ssize_t count = recv(control, preparation, sizeof *preparation, 0);
+  if (count <= 0) return count == 0 ? -ECONNRESET : -errno;
+  if (count != sizeof *preparation || preparation->magic != LEGO_SANDBOX_MAGIC) return -EPROTO;
+  if (preparation->root[0] != '/' || !memchr(preparation->root, 0, sizeof preparation->root)) return -EINVAL;
+  return 0;
+}
+
+int start_receive(int inner, struct start *start) {
+  int descriptors[5];
   size_t descriptor_count = 0;
-  ssize_t count = lego_receive_descriptors(control, &start->header, sizeof start->header, descriptors, 4,
-                                           &descriptor_count, NULL, 0);
+  ssize_t count;
+  do
+    count = lego_receive_descriptors(inner, &start->header, sizeof start->header, descriptors, 5, &descriptor_count, NULL, 0);
+  while (count == -EINTR);
   if (count < 0) return (int)count;
   if (count == 0) return -ECONNRESET;
   const struct lego_sandbox_start *header = &start->header;
-  if (count != sizeof *header || descriptor_count != 4 || header->magic != LEGO_SANDBOX_MAGIC) return -EPROTO;
+  if (count != sizeof *header || header->magic != LEGO_SANDBOX_MAGIC) return -EPROTO;
+  if (descriptor_count != (header->has_memory ? 5 : 4)) return -EPROTO;
   memcpy(start->streams, descriptors, sizeof start->streams);
+  start->memory = header->has_memory ? descriptors[4] : -1;
   return start_parse(descriptors[3], start);
 }
 

@@ -28,7 +28,7 @@ struct Legoctl: ParsableCommand {
     static func run(_ arguments: [String]) -> Int32 {
         var command: any ParsableCommand
         do {
-            command = try parseAsRoot(RackFinder.takeLeadingOption(arguments))
+            command = try parseCommand(RackFinder.takeLeadingOption(arguments))
         } catch {
             return report(parsing: error)
         }
@@ -38,6 +38,18 @@ struct Legoctl: ParsableCommand {
         } catch {
             return report(running: error)
         }
+    }
+
+    /// A subcommand is parsed by itself: the parser reflects upon every command below the one that it is asked of, which for all
+    /// of them takes longer than most do. Where that fails the whole is asked, for its message.
+    private static func parseCommand(_ arguments: [String]) throws -> any ParsableCommand {
+        if let name = arguments.first,
+            let type = configuration.subcommands.first(where: { $0.configuration.commandName == name }),
+            let command = try? type.parseAsRoot(Array(arguments.dropFirst()))
+        {
+            return command
+        }
+        return try parseAsRoot(arguments)
     }
 
     private static func report(running error: any Error) -> Int32 {

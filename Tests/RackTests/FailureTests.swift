@@ -158,14 +158,15 @@ struct FailureTests {
     /// component says nothing: a wait that the kernel lets no signal end.
     @Test func aProcessorThatWaitsForItsOwnTreeCanBeKilled() throws {
         try Rack.with { rack in
-            // Before it maps a file the monitor asks what that is, which the component answers once a second.
+            // What is to be executable the monitor asks the file system for, each time; pages it would wait for as a signal ends.
             let script = """
-                import mmap, sys
+                import ctypes, sys
+                library = ctypes.CDLL(None)
                 file = open(sys.argv[1], 'rb')
                 print('ready', flush=True)
                 sys.stdin.readline()
-                while True:
-                    mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ).close()
+                library.mmap(None, 4096, 5, 2, file.fileno(), 0)
+                print('mapped', flush=True)
                 """
             let file = rack.directory + "/file"
             try #require(FileManager.default.createFile(atPath: file, contents: Data(count: 8 << 20)))

@@ -65,9 +65,9 @@ extension StorageTests {
         }
 
         @Test func requestsWithoutNames() {
-            expect(ProcessorStorageAttach(), "01000000")
+            expect(ProcessorStorageAttach(), "02000000")
             expect(ProcessorStorageNode(node: 7), "0700000000000000")
-            expect(ProcessorStorageOpen(node: 7, flags: 0x401), "070000000000000001040000")
+            expect(ProcessorStorageOpen(node: 7, flags: 0x401, clearsSetID: true), "07000000000000000104000001")
             expect(ProcessorStorageFile(file: 7, dataOnly: true), "070000000000000001")
             expect(StorageProcessorCount(count: 9), "0900000000000000")
             expect(StorageProcessorRenamed(moved: 1, replaced: 2), "01000000000000000200000000000000")
@@ -76,14 +76,14 @@ extension StorageTests {
                 "01000000" + "0100000000000000" + "0200000000000000" + "01000000" + "0300000000000000")
             expect(
                 ProcessorStorageTransfer(file: 1, offset: 2, poolOffset: 3, count: 4),
-                "010000000000000002000000000000000300000000000000" + "04000000")
+                "010000000000000002000000000000000300000000000000" + "04000000" + "00")
             expect(
-                ProcessorStorageRange(file: 1, mode: 3, offset: 4, count: 5),
-                "0100000000000000" + "03000000" + "0400000000000000" + "0500000000000000")
+                ProcessorStorageRange(file: 1, mode: 3, offset: 4, count: 5, clearsSetID: true),
+                "0100000000000000" + "03000000" + "0400000000000000" + "0500000000000000" + "01")
             expect(
                 ProcessorStorageCopy(source: 1, sourceOffset: 2, target: 3, targetOffset: 4, count: 5),
                 "0100000000000000" + "0200000000000000" + "0300000000000000" + "0400000000000000"
-                    + "0500000000000000")
+                    + "0500000000000000" + "00")
             expect(
                 ProcessorStorageReadDirectory(file: 1, position: -2, entries: true),
                 "0100000000000000" + "feffffffffffffff" + "01")
@@ -139,7 +139,7 @@ extension StorageTests {
             #expect(refused(ProcessorStorageTransfer(file: 1, offset: 0, poolOffset: 0, count: 1 << 20 + 1)))
             #expect(refused(ProcessorStorageTransfer(file: 1, offset: 1 << 63, poolOffset: 0, count: 0)))
             #expect(refused(ProcessorStorageRange(file: 1, mode: 0, offset: 1 << 62, count: 1 << 62)))
-            #expect(refused(ProcessorStorageSetAttributes(node: 1, fields: .init(rawValue: 256))))
+            #expect(refused(ProcessorStorageSetAttributes(node: 1, fields: .init(rawValue: 512))))
             let items = Array(repeating: ProcessorStorageForget.Item(node: 1, references: 1), count: 513)
             #expect(refused(ProcessorStorageForget(items: items)))
             #expect(refused(ProcessorStorageForget(items: [], files: Array(repeating: 1, count: 513))))

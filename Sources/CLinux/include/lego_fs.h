@@ -45,6 +45,9 @@ int lego_file_open(int node, int flags);
 int lego_file_create(int directory, const char *name, int flags, uint32_t mode);
 
 int lego_file_change_mode(int node, uint32_t mode);
+// Takes set-user-ID, and set-group-ID of what a group may execute, from a regular file, as the kernel does when somebody
+// without CAP_FSETID writes to it.
+int lego_file_clear_set_id(int node);
 // -1 leaves an id as it is.
 int lego_file_change_owner(int node, uint32_t uid, uint32_t gid);
 int lego_file_truncate(int node, uint64_t bytes);

@@ -9,5 +9,8 @@ int lego_mount(const char *source, const char *target, const char *type, unsigne
 // A directory's tree as a mount of its own that is attached nowhere (open_tree(2), OPEN_TREE_CLONE): a descriptor of
 // its root. What is opened beneath has a path that begins there.
 int lego_mount_clone(const char *path);
+// A file or a directory as a mount of its own that is attached nowhere: a descriptor with O_PATH, to be attached by
+// move_mount(2), in another process's namespace too.
+int lego_mount_detached(const char *path);
 // Detaches a mount at once. With abort, what is under way on a network or FUSE file system fails.
 int lego_unmount(const char *target, int abort);

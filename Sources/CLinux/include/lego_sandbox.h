@@ -1,8 +1,9 @@
 // The protocol between lego-processor and lego-sandbox, the guardian of one program. Both sides are built from this
 // file, so that it has no version; the magic number catches a foreign caller.
 //
-//   daemon -> guardian   lego_sandbox_start with 4 descriptors, once; then single bytes: LEGO_SANDBOX_GO,
-//                        LEGO_SANDBOX_KILL; and lego_sandbox_start with 5 descriptors for each process that joins
+//   daemon -> guardian   lego_sandbox_prepare, upon which namespaces and root are built; when there is a program for them,
+//                        lego_sandbox_start, once; then single bytes: LEGO_SANDBOX_GO, LEGO_SANDBOX_KILL; and
+//                        lego_sandbox_start with 5 descriptors for each process that joins
 //   guardian -> daemon   lego_sandbox_report: READY (listener, pidfd of the program, the terminal's master where one
 //                        was asked for) or FAILED; after READY, ENDING (unless it is killed) and ENDED
 //   end of stream        the daemon is gone: the guardian kills the program and ends
@@ -26,9 +27,19 @@ enum {
   LEGO_SANDBOX_PAYLOAD_BYTES_MAX = 64 << 20,
 };
 
+// What a sandbox is before it has a program.
+struct lego_sandbox_prepare {
+  uint32_t magic;
+  uint32_t reserved;
+  uint64_t temporary_bytes; // size of the private /tmp; 0: the kernel's default, half the host's memory
+  char root[4096];          // the directory that becomes the root, ended by a zero byte
+};
+_Static_assert(sizeof(struct lego_sandbox_prepare) == 4112, "the message has no padding");
+
 // Comes with standard input, output, error and a memory file of payload_bytes, which holds in this order
 //   struct sock_filter[filter_count], uint32_t groups[group_count], and texts, each ended by a zero byte:
-//   root, root_name, meminfo (a file that is mounted on /proc/meminfo; empty: none), working directory, arguments[argument_count], environment[environment_count].
+//   working directory, arguments[argument_count], environment[environment_count];
+// and with what is mounted on /proc/meminfo (open_tree(2)), if there is such a thing.
 struct lego_sandbox_start {
   uint32_t magic;
   uint32_t payload_bytes;
@@ -38,15 +49,15 @@ struct lego_sandbox_start {
   uint32_t filter_count;
   uint32_t argument_count;
   uint32_t environment_count;
-  uint64_t temporary_bytes; // size of the private /tmp; 0: the kernel's default, half the host's memory
-  uint32_t setup_ms;        // READY or FAILED must be reached within this time
-  uint16_t has_terminal;    // the three streams are a new terminal of the sandbox, and not the descriptors
+  uint32_t setup_ms;     // READY or FAILED must be reached within this time
+  uint16_t has_memory;   // whether there is a descriptor for /proc/meminfo
+  uint16_t has_terminal; // the three streams are a new terminal of the sandbox, and not the descriptors
   uint16_t terminal_rows;
   uint16_t terminal_columns;
-  uint16_t reserved[3];
+  uint16_t reserved[2];
   uint64_t processors[LEGO_SANDBOX_PROCESSOR_WORDS]; // where it may run, as sched_setaffinity(2) has it; all 0: anywhere
 };
-_Static_assert(sizeof(struct lego_sandbox_start) == 184, "the start message has no padding");
+_Static_assert(sizeof(struct lego_sandbox_start) == 176, "the start message has no padding");
 
 enum lego_sandbox_report_kind {
   LEGO_SANDBOX_READY = 1,  // the program has been loaded and stands before its first instruction

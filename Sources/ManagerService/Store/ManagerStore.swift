@@ -3,9 +3,10 @@ import GRDB
 import ManagementAPI
 import Wire
 
-/// The manager's durable state in SQLite. Every change is one transaction, on disk when the call returns (WAL,
-/// synchronous FULL): what is in memory can be lost at any instruction. Calls block; never call one on the concurrency
-/// pool or under a lock.
+/// The manager's durable state in SQLite. Every change is one transaction, in the database when the call returns: what is
+/// in memory can be lost at any instruction. The log reaches the disk a little later (WAL with synchronous NORMAL, which
+/// GRDB sets): when the host itself crashes, the newest changes may be missing, each as a whole. Calls block; never call
+/// one on the concurrency pool or under a lock.
 final class ManagerStore: Sendable {
     /// Why a change or a look-up failed: the disk is full or broken. `description` is for the operator.
     struct Failure: Error, CustomStringConvertible {
@@ -25,7 +26,6 @@ final class ManagerStore: Sendable {
         var configuration = Configuration()
         configuration.journalMode = .wal
         configuration.label = "manager"
-        configuration.prepareDatabase { try $0.execute(sql: "PRAGMA synchronous = FULL") }
         do {
             database = try DatabaseQueue(path: path, configuration: configuration)
             try Schema.migrator.migrate(database)

@@ -241,12 +241,25 @@ extension MonitorCore {
         if fstat(descriptor, &status) < 0 { return .refused(EBADF) }
         if status.st_mode & S_IFMT == S_IFDIR { return .refused(ENODEV) }
         if status.st_mode & S_IFMT != S_IFREG { return .other }
-        var magic: UInt64 = 0
-        var mountFlags: UInt64 = 0
-        if lego_file_system(descriptor, &magic, &mountFlags) < 0 { return .other }
-        if Self.kernelFileSystems.contains(magic) { return .other }
-        if protection & PROT_EXEC != 0 && mountFlags & 8 /* ST_NOEXEC */ != 0 { return .refused(EPERM) }
+        guard let system = fileSystem(descriptor, withFlags: protection & PROT_EXEC != 0) else { return .other }
+        if Self.kernelFileSystems.contains(system.magic) { return .other }
+        if protection & PROT_EXEC != 0 && system.flags & 8 /* ST_NOEXEC */ != 0 { return .refused(EPERM) }
         return .regular
+    }
+
+    /// The kind of the file system that a file lies on, and where they are wanted the flags of its mount, which may change.
+    /// The kind of a mount does not, and to ask for it costs a round trip to the storage component.
+    private func fileSystem(_ descriptor: Int32, withFlags: Bool) -> (magic: UInt64, flags: UInt64)? {
+        var mount: UInt64 = 0
+        let isNumbered = lego_file_mount(descriptor, &mount) == 0
+        if isNumbered, !withFlags, let magic = fileSystems[mount] { return (magic, 0) }
+        var (magic, flags): (UInt64, UInt64) = (0, 0)
+        if lego_file_system(descriptor, &magic, &flags) < 0 { return nil }
+        if isNumbered {
+            if fileSystems.count >= Self.fileSystems_max { fileSystems = [:] }
+            fileSystems[mount] = magic
+        }
+        return (magic, flags)
     }
 
     private func unmap(_ space: AddressSpace, _ start: UInt64, _ bytes: UInt64) -> Outcome {

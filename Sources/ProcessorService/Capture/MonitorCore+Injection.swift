@@ -128,7 +128,7 @@ extension MonitorCore {
         boot.rsp = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_BOOT_STACK_END)
         boot.rax = 0
         try tracee.run(boot)
-        guard let greeting = try receive(&handover, &tracee, until: deadline, idle: idle) else {
+        guard let greeting = try receive(&handover, &tracee, known, until: deadline, idle: idle) else {
             try tracee.interrupt()
             try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
             makeNative(notification.thread)
@@ -280,7 +280,8 @@ extension MonitorCore {
     /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace. Nothing when the
     /// thread could not clone an agent, for a limit of processes (RLIMIT_NPROC).
     private func receive(
-        _ handover: inout Handover, _ tracee: inout Tracee, until deadline: Deadline, idle: () -> Void
+        _ handover: inout Handover, _ tracee: inout Tracee, _ known: AddressSpace?, until deadline: Deadline,
+        idle: () -> Void
     ) throws(Tracee.Failure) -> Greeting? {
         var letter = Letter()
         do throws(Tracee.Failure) {
@@ -297,7 +298,7 @@ extension MonitorCore {
                 }
                 if bytes != -EAGAIN { throw .failed("greeting of the agent: \(KernelError.text(Int32(-bytes)))") }
                 if deadline.hasPassed { throw .failed("the agent does not greet") }
-                idle()
+                awaitLetter(handover.socket, known, idle: idle)
                 try tracee.keepRunning()
             }
         } catch {
@@ -322,6 +323,14 @@ extension MonitorCore {
         }
     }
 
+    /// Waits for a moment until something has come. What a known address space wants meanwhile is served; of a new image
+    /// nothing can come but the greeting.
+    private func awaitLetter(_ socket: borrowing Descriptor, _ known: AddressSpace?, idle: () -> Void) {
+        if known != nil { return idle() }
+        var watched = pollfd(fd: socket.raw, events: Int16(POLLIN), revents: 0)
+        _ = poll(&watched, 1, 1)
+    }
+
     /// Ends an agent that nobody waits for any more. One that has not greeted yet ends by itself, because it cannot.
     private func refuseGreeting(_ handover: borrowing Handover) {
         _ = shutdown(handover.socket.raw, Int32(SHUT_RD))
@@ -340,9 +349,10 @@ extension MonitorCore {
     ) throws(Tracee.Failure) {
         let page = handover.memory.base + Int(LEGO_AGENT_PAGE_OFFSET)
         let booted = page + MemoryLayout<lego_agent_page>.offset(of: \.booted).unsafelyUnwrapped
+        let impatient = Deadline.after(Tracee.impatience)
         while lego_atomic_load_u32(booted.assumingMemoryBound(to: UInt32.self)) == 0 {
             if deadline.hasPassed { throw .failed("the agent's start does not end") }
-            idle()
+            if impatient.hasPassed { idle() } else { sched_yield() }
             try tracee.keepRunning()
         }
     }

@@ -20,6 +20,7 @@ extension MonitorCore {
                 space.replacement = nil
             }
             let agentEnd = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_SPAN)
+            var former: (area: ProcessFiles.MappedArea, file: MappedFile)?
             for area in areas {
                 if area.name == "[vdso]" { findSystemCall(space, area) }
                 if area.name.hasPrefix("[v") || !area.isPrivate { continue }
@@ -27,7 +28,12 @@ extension MonitorCore {
                 if area.inode == 0 {
                     try register(space, area, map)
                 } else {
-                    try replace(space, area, map, thread)
+                    // The parts of an executable file follow each other: it is opened once.
+                    var file = former.flatMap { $0.area.hasFile(of: area) ? $0.file : nil }
+                    if file == nil, let opened = Self.openMapped(area, thread) { file = MappedFile(opened) }
+                    guard let file, Self.isRegular(file.descriptor) else { continue }
+                    former = (area, file)
+                    try replace(space, area, map, file)
                 }
             }
         } catch {
@@ -72,8 +78,12 @@ extension MonitorCore {
 
     /// Whether an area maps a regular file: not anonymous memory, nor the node that gives it a name.
     private func isFile(_ area: ProcessFiles.MappedArea, _ thread: Int32) -> Bool {
-        var status = stat()
         guard area.inode != 0, let file = Self.openMapped(area, thread) else { return false }
+        return Self.isRegular(file)
+    }
+
+    private static func isRegular(_ file: borrowing Descriptor) -> Bool {
+        var status = stat()
         return fstat(file.raw, &status) == 0 && status.st_mode & S_IFMT == S_IFREG
     }
 
@@ -101,11 +111,9 @@ extension MonitorCore {
 
     /// Puts anonymous memory in place of a private file mapping. Pages that the program has written keep what it wrote.
     private func replace(
-        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor, _ thread: Int32
+        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor, _ mapped: MappedFile
     ) throws(KernelError) {
-        guard let file = Self.openMapped(area, thread), let agent = space.agent else { return }
-        var status = stat()
-        if fstat(file.raw, &status) < 0 || status.st_mode & S_IFMT != S_IFREG { return }
+        guard let agent = space.agent else { return }
         let first = Page.number(area.start)
         var written: [(UInt64, [UInt8])] = []
         for (index, word) in words(area, map).enumerated() {
@@ -118,7 +126,6 @@ extension MonitorCore {
             if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
             written.append((page, bytes))
         }
-        let mapped = MappedFile(file)
         let region = Region(pages: first..<Page.number(area.end), file: mapped, fileOffset: area.offset)
         let replacement = Replacement(region: region, written: written)
         space.replacement = replacement

@@ -88,6 +88,9 @@ final class MonitorCore: @unchecked Sendable {
     var natives: [Int32: UInt64] = [:]
     /// Seccomp filters of a thread that has put none upon itself.
     let sandboxFilters: Int
+    /// Magic numbers of file systems by the number of a mount that files were mapped from.
+    var fileSystems: [UInt64: UInt64] = [:]
+    static let fileSystems_max = 256
     /// A process has changed its limits: no agent has them.
     var limitsChanged = false
     /// A command to an agent's first thread is under way: no other may be given.

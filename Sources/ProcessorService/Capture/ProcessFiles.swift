@@ -11,9 +11,16 @@ enum ProcessFiles {
         var protection: Int32
         var isPrivate: Bool
         var offset: UInt64
+        /// MAJOR:MINOR.
+        var device: Substring
         var inode: UInt64
         var name: Substring
         var bytes: UInt64 { end - start }
+
+        /// Whether both map the same file, as far as the text says so.
+        func hasFile(of other: MappedArea) -> Bool {
+            inode == other.inode && device == other.device && name == other.name
+        }
     }
 
     static func open(_ process: Int32, _ name: String, writable: Bool = false) throws(KernelError) -> Descriptor {
@@ -57,7 +64,7 @@ enum ProcessFiles {
         let name = fields.count > 5 ? fields[5].drop { $0 == " " } : ""
         return MappedArea(
             start: start, end: end, protection: protection, isPrivate: rights[3] == UInt8(ascii: "p"),
-            offset: offset, inode: inode, name: name)
+            offset: offset, device: fields[3], inode: inode, name: name)
     }
 
     /// A field of /proc/PID/status.

@@ -15,6 +15,9 @@ struct Tracee: ~Copyable {
         case failed(String)
     }
 
+    /// How long whoever waits for a thread looks again at once: what it waits for mostly takes less.
+    static let impatience: Duration = .microseconds(200)
+
     let thread: Int32
     /// What it shall go on with.
     var saved = lego_registers()
@@ -52,10 +55,10 @@ struct Tracee: ~Copyable {
     }
 
     /// Waits until it has stopped in the manner wanted. Ptrace stops have no descriptor to wait for, so this looks
-    /// again and again: at once for a fifth of a millisecond, then after `idle`, which takes up to a millisecond and
+    /// again and again: at once for a while (`impatience`), then after `idle`, which takes up to a millisecond and
     /// serves the program's faults.
     mutating func waitForStop(_ wanted: lego_stop, until deadline: Deadline, idle: () -> Void) throws(Failure) {
-        let impatient = Deadline.after(.microseconds(200))
+        let impatient = Deadline.after(Self.impatience)
         while true {
             var signal: Int32 = 0
             let found = lego_ptrace_poll(thread, &signal)

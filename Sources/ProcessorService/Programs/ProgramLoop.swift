@@ -246,7 +246,9 @@ struct ProgramLoop: ~Copyable {
 
     /// The last process of the program is gone.
     private mutating func ended(_ end: Sandbox.End) {
-        life.sandbox.reap()
+        // A guardian that is there yet takes the program's mounts down, for which nobody waits: it is reaped when the client
+        // knows of the end (`Program.leave`).
+        if end == .guardianLost { life.sandbox.reap() }
         stopMemory()
         // More than a pipe holds can only come from outside, where the program passed it on.
         for _ in 0..<Self.pipeReads_max where log.serve() {}

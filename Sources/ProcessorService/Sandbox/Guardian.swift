@@ -1,9 +1,10 @@
 import CLinux
 import Glibc
 import Kernel
+import Wire
 
 /// A guardian process that has been spawned, and the daemon's ends of its two sockets.
-struct Guardian: ~Copyable {
+struct Guardian: ~Copyable, Sendable {
     let process: Descriptor
     let control: Descriptor
     let faults: Descriptor
@@ -41,6 +42,29 @@ struct Guardian: ~Copyable {
         return Descriptor(taking: pidfd)
     }
 
+    /// Has namespaces and root built. Does not wait for that.
+    borrowing func prepare(_ preparation: SandboxPreparation) throws(KernelError) {
+        var message = lego_sandbox_prepare()
+        message.magic = UInt32(LEGO_SANDBOX_MAGIC)
+        message.temporary_bytes = preparation.temporaryBytes
+        let root = ByteText.bytes(of: preparation.root)
+        let fits = withUnsafeMutableBytes(of: &message.root) { bytes in
+            if root.count >= bytes.count { return false }
+            bytes.copyBytes(from: root)
+            return true
+        }
+        if !fits { throw KernelError("path of the tree", ENAMETOOLONG) }
+        _ = try checked(
+            "sendmsg",
+            lego_send_descriptors(control.raw, &message, MemoryLayout<lego_sandbox_prepare>.size, nil, 0))
+    }
+
+    /// Whether it has nothing to say: a guardian without a program that speaks has failed, and one that is gone does.
+    var isSilent: Bool {
+        var watched = pollfd(fd: control.raw, events: Int16(POLLIN), revents: 0)
+        return poll(&watched, 1, 0) == 0
+    }
+
     /// Sends the start message.
     borrowing func start(_ plan: SandboxPlan, payload: [UInt8], streams: borrowing StandardStreams, limit: Duration)
         throws(KernelError)
@@ -48,7 +72,11 @@ struct Guardian: ~Copyable {
         let file = try MemoryFile(name: "lego-start", bytes: payload.count)
         payload.withUnsafeBytes { file.base.copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
         var header = plan.header(payloadBytes: payload.count, setup: limit)
-        let descriptors = [streams.input.raw, streams.output.raw, streams.error.raw, file.descriptor]
+        var descriptors = [streams.input.raw, streams.output.raw, streams.error.raw, file.descriptor]
+        // As a mount by itself: the sandbox does not see this process's files any more.
+        let memory = plan.memoryInformation.isEmpty ? -1 : lego_mount_detached(plan.memoryInformation)
+        defer { if memory >= 0 { close(memory) } }
+        if !plan.memoryInformation.isEmpty { descriptors.append(try checked("open_tree /proc/meminfo", memory)) }
         _ = try checked(
             "sendmsg",
             lego_send_descriptors(

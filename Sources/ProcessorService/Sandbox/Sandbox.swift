@@ -44,16 +44,27 @@ public final class Sandbox: Sendable {
     deinit { Self.end(guardian: guardian.raw, control: control.raw, unless: reaped.withLock { $0 }) }
 
     /// Starts a program up to its first instruction, where it waits for `release`. Blocks for as long as building the
-    /// namespaces and loading the program takes, at most `limit` and a little. `executable` is the path of
-    /// lego-sandbox.
+    /// namespaces and loading the program takes, at most `limit` and a little; what `prepared` holds is built already.
+    /// `executable` is the path of lego-sandbox.
     public static func launch(
-        executable: String, plan: SandboxPlan, streams: consuming StandardStreams, limit: Duration
+        executable: String, plan: SandboxPlan, streams: consuming StandardStreams, limit: Duration,
+        prepared: PreparedSandbox? = nil
     ) throws(SandboxFailure) -> Sandbox {
         let payload = try plan.payload()
         let guardian: Guardian
-        do {
-            guardian = try Guardian(executable: executable)
-        } catch { throw SandboxFailure(error, during: executable) }
+        if let ready = prepared?.take(plan.preparation) {
+            guardian = ready
+        } else {
+            do {
+                guardian = try Guardian(executable: executable)
+            } catch { throw SandboxFailure(error, during: executable) }
+            do {
+                try guardian.prepare(plan.preparation)
+            } catch {
+                end(guardian: guardian.process.raw, control: guardian.control.raw, unless: false)
+                throw SandboxFailure(error, during: "start message")
+            }
+        }
         do throws(SandboxFailure) {
             do {
                 try streams.give(to: plan.user, group: plan.group)
@@ -134,7 +145,7 @@ public final class Sandbox: Sendable {
 
     /// Ends a guardian and reaps it. One that does not manage to kill its program (a process in an uninterruptible
     /// wait) is killed, and the kernel then kills the program as soon as it can.
-    private static func end(guardian: Int32, control: Int32, unless reaped: Bool) {
+    static func end(guardian: Int32, control: Int32, unless reaped: Bool) {
         if reaped { return }
         _ = shutdown(control, Int32(SHUT_WR))
         var status: Int32 = 0

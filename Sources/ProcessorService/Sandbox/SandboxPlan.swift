@@ -43,11 +43,14 @@ public struct SandboxPlan: Sendable {
         self.filter = filter
     }
 
+    /// What its sandbox is prepared with.
+    var preparation: SandboxPreparation { SandboxPreparation(root: root, temporaryBytes: temporaryBytes) }
+
     /// The part of the start message that travels as a memory file; its layout is at `lego_sandbox_start`.
     func payload() throws(SandboxFailure) -> [UInt8] {
         var bytes = filter
         for group in groups { withUnsafeBytes(of: group.littleEndian) { bytes.append(contentsOf: $0) } }
-        for text in [root, rootName, memoryInformation, workingDirectory] + arguments + environment {
+        for text in [workingDirectory] + arguments + environment {
             if text.utf8.contains(0) {
                 throw SandboxFailure(
                     "an argument, environment variable or path of the program contains a zero byte; remove it")
@@ -71,7 +74,7 @@ public struct SandboxPlan: Sendable {
         header.filter_count = UInt32(truncatingIfNeeded: filter.count / MemoryLayout<UInt64>.size)
         header.argument_count = UInt32(truncatingIfNeeded: arguments.count)
         header.environment_count = UInt32(truncatingIfNeeded: environment.count)
-        header.temporary_bytes = temporaryBytes
+        header.has_memory = memoryInformation.isEmpty ? 0 : 1
         header.setup_ms = UInt32(clamping: setup.components.seconds * 1000)
         if let terminal {
             header.has_terminal = 1

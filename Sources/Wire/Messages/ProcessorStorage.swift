@@ -210,6 +210,8 @@ public struct ProcessorStorageSetAttributes: WireMessage, Equatable {
         /// To the storage component's clock.
         public static let accessTimeNow = Fields(rawValue: 64)
         public static let modifyTimeNow = Fields(rawValue: 128)
+        /// With `size`: as `clearsSetID` of a write.
+        public static let clearsSetID = Fields(rawValue: 256)
     }
     public var node: UInt64
     public var fields: Fields
@@ -252,7 +254,7 @@ public struct ProcessorStorageSetAttributes: WireMessage, Equatable {
         accessNanoseconds = reader.read()
         modifyNanoseconds = reader.read()
         let nanoseconds_max: UInt32 = 999_999_999
-        if !reader.isValid || fields.rawValue > 255 || size > UInt64(Int64.max)
+        if !reader.isValid || fields.rawValue > 511 || size > UInt64(Int64.max)
             || accessNanoseconds > nanoseconds_max || modifyNanoseconds > nanoseconds_max
         {
             return nil

@@ -1,25 +1,32 @@
 // Processors speak to storage components: open files and directories. File data moves one-sided, between the storage
 // component's staging buffer and the place in the caller's pool that the request names.
 
+// `clearsSetID`: whoever changes the file has no CAP_FSETID, so that its set-user-ID and set-group-ID go, as with the kernel's
+// own file systems. The component's threads have that capability, and it is not they who write.
+
 /// Opens a regular file or a directory with the access mode and the O_APPEND, O_TRUNC, O_SYNC and O_DSYNC of open(2).
 /// Answered by `StorageProcessorOpened`.
 public struct ProcessorStorageOpen: WireMessage, Equatable {
     public var node: UInt64
     public var flags: UInt32
+    public var clearsSetID: Bool
 
-    public init(node: UInt64, flags: UInt32) {
+    public init(node: UInt64, flags: UInt32, clearsSetID: Bool = false) {
         self.node = node
         self.flags = flags
+        self.clearsSetID = clearsSetID
     }
 
     public func encode(into writer: inout WireWriter) {
         writer.write(node)
         writer.write(flags)
+        writer.write(clearsSetID)
     }
 
     public init?(from reader: inout WireReader) {
         node = reader.read()
         flags = reader.read()
+        clearsSetID = reader.readBool()
         if !reader.isValid { return nil }
     }
 }
@@ -97,8 +104,11 @@ public struct ProcessorStorageTransfer: WireMessage, Equatable {
     public var offset: UInt64
     public var poolOffset: UInt64
     public var count: UInt32
+    /// Of `write`.
+    public var clearsSetID: Bool
 
-    public init(file: UInt64, offset: UInt64, poolOffset: UInt64, count: UInt32) {
+    public init(file: UInt64, offset: UInt64, poolOffset: UInt64, count: UInt32, clearsSetID: Bool = false) {
+        self.clearsSetID = clearsSetID
         self.file = file
         self.offset = offset
         self.poolOffset = poolOffset
@@ -110,6 +120,7 @@ public struct ProcessorStorageTransfer: WireMessage, Equatable {
         writer.write(offset)
         writer.write(poolOffset)
         writer.write(count)
+        writer.write(clearsSetID)
     }
 
     public init?(from reader: inout WireReader) {
@@ -117,6 +128,7 @@ public struct ProcessorStorageTransfer: WireMessage, Equatable {
         offset = reader.read()
         poolOffset = reader.read()
         count = reader.read()
+        clearsSetID = reader.readBool()
         if !reader.isValid || Int(count) > StorageLimit.transferBytes_max
             || offset > UInt64(Int64.max) - UInt64(count)
         {
@@ -145,8 +157,11 @@ public struct ProcessorStorageRange: WireMessage, Equatable {
     public var mode: UInt32
     public var offset: UInt64
     public var count: UInt64
+    /// Of `allocate`.
+    public var clearsSetID: Bool
 
-    public init(file: UInt64, mode: UInt32, offset: UInt64, count: UInt64) {
+    public init(file: UInt64, mode: UInt32, offset: UInt64, count: UInt64, clearsSetID: Bool = false) {
+        self.clearsSetID = clearsSetID
         self.file = file
         self.mode = mode
         self.offset = offset
@@ -158,6 +173,7 @@ public struct ProcessorStorageRange: WireMessage, Equatable {
         writer.write(mode)
         writer.write(offset)
         writer.write(count)
+        writer.write(clearsSetID)
     }
 
     public init?(from reader: inout WireReader) {
@@ -165,6 +181,7 @@ public struct ProcessorStorageRange: WireMessage, Equatable {
         mode = reader.read()
         offset = reader.read()
         count = reader.read()
+        clearsSetID = reader.readBool()
         if !reader.isValid || offset > UInt64(Int64.max) || count > UInt64(Int64.max) - offset { return nil }
     }
 }
@@ -177,8 +194,13 @@ public struct ProcessorStorageCopy: WireMessage, Equatable {
     public var target: UInt64
     public var targetOffset: UInt64
     public var count: UInt64
+    public var clearsSetID: Bool
 
-    public init(source: UInt64, sourceOffset: UInt64, target: UInt64, targetOffset: UInt64, count: UInt64) {
+    public init(
+        source: UInt64, sourceOffset: UInt64, target: UInt64, targetOffset: UInt64, count: UInt64,
+        clearsSetID: Bool = false
+    ) {
+        self.clearsSetID = clearsSetID
         self.source = source
         self.sourceOffset = sourceOffset
         self.target = target
@@ -192,6 +214,7 @@ public struct ProcessorStorageCopy: WireMessage, Equatable {
         writer.write(target)
         writer.write(targetOffset)
         writer.write(count)
+        writer.write(clearsSetID)
     }
 
     public init?(from reader: inout WireReader) {
@@ -200,6 +223,7 @@ public struct ProcessorStorageCopy: WireMessage, Equatable {
         target = reader.read()
         targetOffset = reader.read()
         count = reader.read()
+        clearsSetID = reader.readBool()
         let end = UInt64(Int64.max)
         if !reader.isValid || count > end || sourceOffset > end - count || targetOffset > end - count { return nil }
     }

@@ -72,7 +72,7 @@ final class HeldProcess {
 /// They end by themselves when their processor does.
 struct Guardians {
     /// What they call themselves: until they say so, by their file.
-    private static let names = ["lego-sandbox", "lego-guardian", "lego-release"]
+    private static let names = ["lego-sandbox", "lego-prepared", "lego-guardian", "lego-release"]
     private let processes: [HeldProcess]
 
     /// Those whose parent is one of `daemons`, and those of this installation that have outlived theirs.

@@ -39,7 +39,7 @@ int main(int count, char **arguments) {
   };
   static char payload[65536];
   size_t length = add(payload, 0, filter, sizeof filter);
-  length = add(payload, length, "/\0tree\0\0/", 10);
+  length = add(payload, length, "/", 2);
   for (int i = 2; i < count; i++) length = add(payload, length, arguments[i], strlen(arguments[i]) + 1);
   int file = memfd_create("start", MFD_CLOEXEC);
   if (write(file, payload, length) != (ssize_t)length) return 3;
@@ -50,6 +50,8 @@ int main(int count, char **arguments) {
                                      .filter_count = 4,
                                      .argument_count = (uint32_t)count - 2,
                                      .setup_ms = 20000};
+  struct lego_sandbox_prepare preparation = {.magic = LEGO_SANDBOX_MAGIC, .root = "/"};
+  if (lego_send_descriptors(control[0], &preparation, sizeof preparation, NULL, 0) < 0) return 4;
   int streams[] = {null, null, null, file};
   if (lego_send_descriptors(control[0], &start, sizeof start, streams, 4) < 0) return 4;
 

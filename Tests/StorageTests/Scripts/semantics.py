@@ -298,8 +298,42 @@ def set_id_bits_cleared():
     os.chmod("a", 0o6777)
     yield as_user(2000, 2000, [], lambda: os.truncate("a", 0)), look("a")
     os.chmod("a", 0o6777)
+    yield as_user(2000, 2000, [], lambda: write("a", b"", os.O_WRONLY | os.O_TRUNC)), look("a")
+    os.chmod("a", 0o6777)
+    yield as_user(2000, 2000, [], lambda: allocate("a", 100)), look("a")
+    write("source", b"copied")
+    os.chmod("a", 0o6777)
+    yield as_user(2000, 2000, [], lambda: copy_range("source", "a", 6)), look("a")
+    os.chmod("a", 0o6777)
     os.chown("a", 1000, 1002)
     yield look("a")
+    # Not by whoever may set them.
+    os.chmod("a", 0o6777)
+    yield write("a", b"root", os.O_WRONLY), look("a")
+    yield write("a", b"", os.O_WRONLY | os.O_TRUNC), look("a")
+    os.truncate("a", 5)
+    yield look("a")
+    # Nor by an open that changes nothing, nor where no group may execute: that bit is another mark.
+    yield as_user(2000, 2000, [], lambda: write("a", b"", os.O_WRONLY)), look("a")
+    os.chmod("a", 0o2767)
+    yield as_user(2000, 1002, [], lambda: write("a", b"x", os.O_WRONLY)), look("a")
+
+
+def allocate(path, count):
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        os.posix_fallocate(descriptor, 0, count)
+    finally:
+        os.close(descriptor)
+
+
+def copy_range(source, target, count):
+    descriptors = os.open(source, os.O_RDONLY), os.open(target, os.O_WRONLY)
+    try:
+        return os.copy_file_range(*descriptors, count)
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 @case

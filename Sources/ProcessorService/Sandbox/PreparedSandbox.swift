@@ -1,0 +1,118 @@
+import CLinux
+import Kernel
+import Synchronization
+
+/// What a sandbox is before its program is known: enough to build its namespaces and its root.
+public struct SandboxPreparation: Sendable, Equatable {
+    /// The directory, in the daemon's mount namespace, that becomes the program's root.
+    public var root: String
+    /// Size of the private /tmp in bytes; 0: half of the host's memory.
+    public var temporaryBytes: UInt64
+}
+
+/// One sandbox that is built ahead of need, so that the next program does not wait for it: a guardian and the first
+/// process of its namespaces, asleep. There is none before the first program, and one that has failed is not used.
+///
+/// Any thread; one leaf lock. The guardian ends with this process like any other.
+public final class PreparedSandbox: Sendable {
+    private struct State: ~Copyable {
+        var guardian: Guardian?
+        var preparation: SandboxPreparation?
+        /// What the thread is to build.
+        var wanted: SandboxPreparation?
+        var isClosed = false
+    }
+
+    private let executable: String
+    private let state = Mutex(State())
+    private let thread = Mutex<KernelThread?>(nil)
+    /// Grows when something is wanted. Waited on with futex(2).
+    private nonisolated(unsafe) let requests: UnsafeMutablePointer<UInt32>
+
+    init(executable: String) {
+        self.executable = executable
+        requests = .allocate(capacity: 1)
+        requests.initialize(to: 0)
+    }
+
+    deinit {
+        close()
+        requests.deallocate()
+    }
+
+    func start() throws(KernelError) {
+        let started = try KernelThread(name: "lego-prepare") { [unowned self] in run() }
+        thread.withLock { $0 = started }
+    }
+
+    /// Hands over the sandbox that is ready, if it is of that kind.
+    func take(_ preparation: SandboxPreparation) -> Guardian? {
+        guard let guardian = takeAny(of: preparation) else { return nil }
+        if guardian.isSilent { return guardian }
+        Sandbox.end(guardian: guardian.process.raw, control: guardian.control.raw, unless: false)
+        return nil
+    }
+
+    private func takeAny(of preparation: SandboxPreparation) -> Guardian? {
+        state.withLock { state in state.preparation == preparation ? state.guardian.take() : nil }
+    }
+
+    /// Has one built, when there is none. Does not wait.
+    func want(_ preparation: SandboxPreparation) {
+        state.withLock { $0.wanted = preparation }
+        _ = lego_atomic_add_u32(requests, 1)
+        Futex.wake(requests)
+    }
+
+    /// Ends the thread and the sandbox. Idempotent.
+    func close() {
+        state.withLock { $0.isClosed = true }
+        _ = lego_atomic_add_u32(requests, 1)
+        Futex.wake(requests, count: .max)
+        let running = thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        running?.join()
+        end(state.withLock { $0.guardian.take() })
+    }
+
+    private func end(_ guardian: consuming Guardian?) {
+        guard let guardian else { return }
+        Sandbox.end(guardian: guardian.process.raw, control: guardian.control.raw, unless: false)
+    }
+
+    private func run() {
+        while true {
+            let seen = lego_atomic_load_u32(requests)
+            let (isClosed, wanted) = state.withLock { state in
+                defer { state.wanted = nil }
+                return (state.isClosed, state.wanted)
+            }
+            if isClosed { return }
+            if let wanted { build(wanted) } else { Futex.wait(requests, while: seen, until: .never) }
+        }
+    }
+
+    /// What cannot be built is left out: the next program builds its own, and says why it cannot.
+    private func build(_ preparation: SandboxPreparation) {
+        let isThere = state.withLock { state in
+            switch state.guardian {
+            case .some: state.preparation == preparation
+            case .none: false
+            }
+        }
+        if isThere { return }
+        guard let guardian = try? Guardian(executable: executable) else { return }
+        let isAsked = (try? guardian.prepare(preparation)) != nil
+        var built: Guardian? = consume guardian
+        if isAsked {
+            // What was there, of another kind, is in its place afterwards.
+            state.withLock { state in
+                swap(&state.guardian, &built)
+                state.preparation = preparation
+            }
+        }
+        end(built.take())
+    }
+}
