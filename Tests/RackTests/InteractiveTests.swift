@@ -110,7 +110,7 @@ struct InteractiveTests {
         try Rack.with { rack in
             let top = try start(rack, ["/bin/bash", "-c", "sleep 1000 & exec top -d 0.2"])
             #expect(top.shows("Tasks:") && top.shows("sleep"), "\(top.screen)")
-            top.resize(rows: 12, columns: 60)
+            top.resize(rows: 12, columns: 90)
             top.type("c")
             #expect(top.shows("sleep 1000"), "\(top.screen)")
             top.type("q")

@@ -39,18 +39,21 @@ struct call {
   long result;
   pthread_t thread;
   pid_t id;
+  // Its directory in proc(5), which may be that of another pid namespace.
+  char directory[64];
   void (*before)(struct call *);
 };
 static void *make_call(void *argument) {
   struct call *call = argument;
+  if (readlink("/proc/thread-self", call->directory, sizeof call->directory - 1) < 0) abort();
   __atomic_store_n(&call->id, (pid_t)syscall(SYS_gettid), __ATOMIC_SEQ_CST);
   if (call->before) call->before(call);
   call->result = futex(call->word, call->operation, call->value, call->timeout, call->other, 0);
   return NULL;
 }
-static int sleeps_in(pid_t thread, long number) {
-  char path[64], text[64] = "";
-  snprintf(path, sizeof path, "/proc/self/task/%d/syscall", thread);
+static int sleeps_in(const char *directory, long number) {
+  char path[128], text[64] = "";
+  snprintf(path, sizeof path, "/proc/%s/syscall", directory);
   FILE *file = fopen(path, "r");
   if (!file) return 0;
   if (!fgets(text, sizeof text, file)) text[0] = 0;
@@ -59,7 +62,7 @@ static int sleeps_in(pid_t thread, long number) {
 }
 static void start(struct call *call) {
   CHECK(pthread_create(&call->thread, NULL, make_call, call) == 0);
-  while (!__atomic_load_n(&call->id, __ATOMIC_SEQ_CST) || !sleeps_in(call->id, SYS_futex)) sched_yield();
+  while (!__atomic_load_n(&call->id, __ATOMIC_SEQ_CST) || !sleeps_in(call->directory, SYS_futex)) sched_yield();
 }
 static long end(struct call *call) {
   pthread_join(call->thread, NULL);

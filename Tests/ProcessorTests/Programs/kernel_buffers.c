@@ -164,20 +164,21 @@ static void of_others(void) {
 
 // A process shows its arguments and environment to others, who read its stack where the kernel waits for no fault.
 static void arguments_of_others(void) {
-  char name[64], text[4096] = "";
+  char name[64], number[32] = "", text[4096] = "";
   int ready[2], status;
-  char byte;
   CHECK(pipe(ready) == 0);
   pid_t child = fork();
   if (child == 0) {
+    // Its number where /proc is that of another pid namespace.
+    ssize_t length = readlink("/proc/self", number, sizeof number - 1);
     press(PRESSURE);
-    if (write(ready[1], "r", 1) != 1) _exit(2);
+    if (length <= 0 || write(ready[1], number, (size_t)length) != length) _exit(2);
     pause();
   }
-  CHECK(read(ready[0], &byte, 1) == 1);
+  CHECK(read(ready[0], number, sizeof number - 1) > 0);
   press(PRESSURE);
   for (int i = 0; i < 2; i++) {
-    snprintf(name, sizeof name, "/proc/%d/%s", child, i ? "environ" : "cmdline");
+    snprintf(name, sizeof name, "/proc/%s/%s", number, i ? "environ" : "cmdline");
     int file = open(name, O_RDONLY);
     ssize_t count = read(file, text, sizeof text - 1);
     CHECK(count > 0);
