@@ -29,9 +29,16 @@ require_root
 install_build_packages
 # What the tests run inside racks and compare with native runs.
 install_packages python3 perl gcc libc6-dev redis-tools busybox-static procps util-linux iproute2 e2fsprogs mount \
-  make sqlite3 git gdb strace less
+  make sqlite3 git gdb strace less vim-tiny
 if [[ ${LEGO_TEST_ALL:-} ]]; then
-  install_packages postgresql default-jdk-headless nodejs golang-go rustc ffmpeg python3-numpy python3-scipy python3-sklearn
+  install_packages postgresql default-jdk-headless nodejs golang-go rustc ffmpeg python3-numpy python3-scipy python3-sklearn \
+    python3-venv
+  # Some 5 GB; Programs/workloads/tensors.sh looks for it there.
+  pytorch=/var/cache/lego-test/pytorch
+  if ! "$pytorch/bin/python3" -c 'import torch' 2>/dev/null; then
+    say "PyTorch from PyPI"
+    /usr/bin/python3 -m venv "$pytorch" && "$pytorch/bin/pip" install -q torch numpy || fail "PyTorch cannot be installed"
+  fi
 fi
 
 say "style"

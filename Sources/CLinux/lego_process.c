@@ -79,14 +79,6 @@ int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number) {
   return kill(-leader, signal_number) < 0 ? -errno : 0;
 }
 
-int lego_copy_limit(pid_t from, pid_t to, int resource, uint64_t extra) {
-  struct rlimit limit;
-  if (prlimit(from, (enum __rlimit_resource)resource, NULL, &limit) < 0) return -errno;
-  if (limit.rlim_cur != RLIM_INFINITY) limit.rlim_cur += extra;
-  if (limit.rlim_max != RLIM_INFINITY) limit.rlim_max += extra;
-  return prlimit(to, (enum __rlimit_resource)resource, &limit, NULL) < 0 ? -errno : 0;
-}
-
 int lego_robust_list(pid_t thread, uint64_t *head) {
   void *list = NULL;
   size_t bytes = 0;

@@ -63,6 +63,7 @@ public struct ManagementClient: Sendable {
 
     /// Where a detached program's output can be read.
     public func logs(_ id: UInt64) throws(ManagementError) -> Attachment { try get("/v1/programs/\(id)/logs") }
+    public func streams(_ id: UInt64) throws(ManagementError) -> Attachment { try get("/v1/programs/\(id)/streams") }
 
     public func signal(_ id: UInt64, _ number: Int) throws(ManagementError) {
         _ = try checked(

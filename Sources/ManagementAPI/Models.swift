@@ -6,6 +6,7 @@
 //   GET  /v1/programs/{id}/stats           -> 200 ProgramStats
 //   GET  /v1/programs/{id}/wait?seconds=N  -> 200 ProgramStatus once it has ended, or as it is after N (at most 30) seconds
 //   GET  /v1/programs/{id}/logs            -> 200 Attachment            (where and with which token to fetch them)
+//   GET  /v1/programs/{id}/streams         -> 200 Attachment            (to come back to a terminal that was left)
 //   POST /v1/programs/{id}/signal          SignalRequest -> 204
 //   POST /v1/programs/{id}/join            JoinRequest -> 201 Attachment (a process that has started inside the program)
 //   GET  /v1/status                        -> 200 RackStatus

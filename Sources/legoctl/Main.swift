@@ -14,8 +14,8 @@ struct Legoctl: ParsableCommand {
             with 125 when the rack lost it, 126 when it cannot be executed, and 127 when there is no such program.
             """,
         subcommands: [
-            RackCommand.self, RunCommand.self, ExecCommand.self, PsCommand.self, LogsCommand.self, KillCommand.self,
-            WaitCommand.self,
+            RackCommand.self, RunCommand.self, AttachCommand.self, ExecCommand.self, PsCommand.self, LogsCommand.self,
+            KillCommand.self, WaitCommand.self,
             StatsCommand.self, StatusCommand.self, FabricCommand.self, ComponentCommand.self,
         ])
 

@@ -25,6 +25,7 @@ import Testing
         #expect(try route("GET", "/v1/programs/7/wait") == .wait(7, seconds: 30))
         #expect(try route("GET", "/v1/programs/7/wait", ["seconds": "0"]) == .wait(7, seconds: 0))
         #expect(try route("GET", "/v1/programs/7/logs") == .logs(7))
+        #expect(try route("GET", "/v1/programs/7/streams") == .streams(7))
         #expect(try route("POST", "/v1/programs/7/signal") == .signal(7))
         #expect(try route("POST", "/v1/programs/7/join") == .join(7))
         #expect(try route("GET", "/v1/status") == .status)

@@ -116,13 +116,24 @@ struct CaptureTests {
         }
     }
 
-    @Test(arguments: ["dma", "direct_read"])
+    @Test(arguments: ["dma", "direct_read", "kernel_buffers"])
     func pinnedMemoryStaysWhereTheDeviceWrites(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
             let program = try compile(name, directory)
             let rack = try CaptureRack()
             expectOK(try rack.run([program, "\(directory)/data"], limitBytes: Self.limit, launcher: launcher))
+        }
+    }
+
+    /// Futexes, stacks and guards, moved memory, and processes and threads in numbers.
+    @Test(arguments: ["futexes", "stacks", "remaps", "families"])
+    func whatTheKernelDoesWithAbsentPages(_ name: String) throws {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile(name, directory)
+            let rack = try CaptureRack()
+            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
         }
     }
 

@@ -71,9 +71,8 @@ enum FilterInterpreter {
 
     @Test func everyCallEndsInAVerdict() throws {
         let trapped: Set<UInt32> = [
-            2, 9, 11, 12, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 203, 204, 206, 217, 218, 257,
-            302, 304, 308,
-            311, 425, 435, 437, 440, 448,
+            2, 9, 11, 12, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 202, 203, 204, 206, 217, 218,
+            257, 273, 302, 304, 308, 311, 425, 435, 437, 440, 448,
         ]
         for number in UInt32(0)..<600 {
             let verdict = try #require(evaluate(Call(number: number)))
@@ -102,13 +101,25 @@ enum FilterInterpreter {
 
     @Test func advicesThatDropAreTrapped() {
         for advice in UInt64(0)..<128 {
-            let isTrapped = [4, 8, 9, 10, 11, 12, 18, 19, 24, 25, 102].contains(advice)
+            let isTrapped = [4, 8, 9, 10, 11, 12, 18, 19, 24, 25, 102, 103].contains(advice)
             #expect(
                 evaluate(Call(number: 28, arguments: [0, 4096, advice, 0, 0, 0]))?.action
                     == (isTrapped ? Self.notify : Self.allow))
             #expect(
                 evaluate(Call(number: 440, arguments: [0, 0, 1, advice, 0, 0]))?.action
                     == (isTrapped ? Self.notify : Self.allow))
+        }
+    }
+
+    @Test func futexesThatTheKernelWritesToAreTrapped() {
+        for operation in UInt64(0)..<14 {
+            let isTrapped = [5, 6, 7, 8, 11, 12, 13].contains(operation)
+            // FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
+            for flags in [UInt64(0), 128, 256, 384] {
+                #expect(
+                    evaluate(Call(number: 202, arguments: [0x1000, operation | flags, 0, 0, 0, 0]))?.action
+                        == (isTrapped ? Self.notify : Self.allow))
+            }
         }
     }
 

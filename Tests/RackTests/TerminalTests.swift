@@ -104,6 +104,72 @@ struct TerminalTests {
         }
     }
 
+    private func attach(_ rack: Rack, _ id: UInt64, rows: UInt16 = 50, columns: UInt16 = 90) throws -> TerminalCommand {
+        try TerminalCommand(
+            Rack.legoctl, ["attach", "\(id)"], rows: rows, columns: columns, environment: ["LEGO_RACK": rack.address])
+    }
+
+    /// A shell runs its trap when a line has been entered.
+    private func isTold(_ shell: TerminalCommand, _ size: String) -> Bool {
+        for _ in 0..<20 {
+            shell.type("\r")
+            if shell.shows(size, within: .seconds(1)) { return true }
+        }
+        return false
+    }
+
+    @Test func aUserLeavesAndComesBack() throws {
+        try Rack.with { rack in
+            let first = try start(rack, ["/bin/bash", "--norc", "--noprofile", "-i"])
+            let before = first.mode
+            first.type("PS1='ready'; kept=here\r")
+            #expect(first.shows("ready") && first.shows("ready"))
+            // Ctrl-P alone is the program's: it calls the last line back.
+            first.type("echo o''ne\r")
+            #expect(first.shows("one") && first.shows("ready"), "\(first.screen)")
+            first.type("\u{10}\r")
+            #expect(first.shows("one") && first.shows("ready"), "Ctrl-P: \(first.screen)")
+            let id = try #require(rack.programs(all: false).first).id
+            // Somebody is there already.
+            let second = try attach(rack, id)
+            #expect(second.shows("somebody else is attached"), "\(second.screen)")
+            #expect(second.finish() == 1)
+            // More than a terminal holds while nobody looks. The file says when it is through.
+            first.type("trap 'echo size $(stty size)' WINCH; seq 300000; echo through > /tmp/mark\r")
+            #expect(first.shows("\n1000\r\n"))
+            first.type("\u{10}")
+            first.type("\u{11}")
+            #expect(first.shows("legoctl attach \(id)"), "\(first.screen)")
+            #expect(first.finish() == 0)
+            #expect(first.mode == before)
+            #expect(
+                try rack.eventually(within: .seconds(40)) {
+                    try rack.control(["exec", "\(id)", "--", "/bin/cat", "/tmp/mark"]).text == "through\n"
+                }, "the program waits for a reader")
+            // The same size as the last one's: told all the same.
+            let third = try attach(rack, id, rows: 33, columns: 101)
+            #expect(isTold(third, "size 33 101"), "\(third.screen)")
+            third.resize(rows: 20, columns: 70)
+            #expect(isTold(third, "size 20 70"), "\(third.screen)")
+            third.type("trap - WINCH; echo $kept $COLUMNS\r")
+            #expect(third.shows("here 70"), "\(third.screen)")
+            third.type("\u{10}\u{11}")
+            #expect(third.finish() == 0)
+            let last = try attach(rack, id)
+            last.type("exit 6\r")
+            #expect(last.finish() == 6)
+            let none = try attach(rack, id)
+            #expect(none.shows("has ended already"), "\(none.screen)")
+            #expect(none.finish() == 1)
+            // What has no terminal cannot be left, and who asks for it without one is told.
+            let detached = try rack.detach([], ["/bin/sleep", "1000"])
+            let refused = try attach(rack, detached)
+            #expect(refused.shows("is detached"), "\(refused.screen)")
+            let plain = try rack.control(["attach", "\(detached)"])
+            #expect(plain.status == 64 && plain.errors.contains("needs a terminal"), "\(plain.errors)")
+        }
+    }
+
     @Test func fullScreenPrograms() throws {
         try Rack.with { rack in
             let top = try start(rack, ["/usr/bin/top"])

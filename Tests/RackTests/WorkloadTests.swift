@@ -74,7 +74,7 @@ struct WorkloadTests {
     }
 
     @Test(.enabled(if: TestScale.isFull, isHeavy)) func goRoutinesAndCollector() throws {
-        try compare(Workload("go", excache: 48, limit: .seconds(600)))
+        try compare(Workload("go", excache: 24, limit: .seconds(600)))
     }
 
     @Test(.enabled(if: TestScale.isFull, isHeavy)) func rustCompilerAndThreads() throws {
@@ -91,6 +91,11 @@ struct WorkloadTests {
 
     @Test(.enabled(if: TestScale.isFull, isHeavy)) func numpyScipyAndScikitLearn() throws {
         try compare(Workload("arrays", excache: 64, limit: .seconds(600)))
+    }
+
+    /// Needs `Scripts/test.sh --all`, which installs PyTorch where this looks for it.
+    @Test(.enabled(if: TestScale.isFull, isHeavy)) func pyTorchTrains() throws {
+        try compare(Workload("tensors", excache: 192, limit: .seconds(900)))
     }
 
     @Test(.enabled(if: TestScale.isFull, isHeavy)) func ffmpegEncodesAndDecodes() throws {

@@ -17,8 +17,6 @@ int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number);
 
 // Limits of memory, as <sys/resource.h> numbers them.
 enum lego_limit { LEGO_LIMIT_DATA = 2, LEGO_LIMIT_LOCKED = 8, LEGO_LIMIT_ADDRESS_SPACE = 9 };
-// Gives process `to` the limit that process `from` has, with `extra` bytes more where it is one.
-int lego_copy_limit(pid_t from, pid_t to, int resource, uint64_t extra);
 // Where a thread says that its robust futexes are listed (get_robust_list(2)); 0: nowhere.
 int lego_robust_list(pid_t thread, uint64_t *head);
 

@@ -78,6 +78,8 @@ struct APIResponder: HTTPResponder {
         case .statistics(let id): return try Self.json(await control.pool.run { try control.statistics(id) })
         case .wait(let id, let seconds): return try Self.json(await wait(for: id, seconds: seconds))
         case .logs(let id): return try Self.json(await control.pool.run { try control.log(id, caller: caller) })
+        case .streams(let id):
+            return try Self.json(await control.pool.run { try control.streams(id, caller: caller) })
         case .signal(let id):
             let wanted: SignalRequest = try await body(of: request)
             try await control.pool.run { try control.signal(id, wanted.signal, caller: caller) }

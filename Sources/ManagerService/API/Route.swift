@@ -9,6 +9,7 @@ enum Route: Equatable {
     /// Seconds, 0 to 30.
     case wait(UInt64, seconds: Int)
     case logs(UInt64)
+    case streams(UInt64)
     case signal(UInt64)
     case join(UInt64)
     case status
@@ -73,6 +74,9 @@ enum Route: Equatable {
         case "logs":
             try only("GET", method)
             return .logs(id)
+        case "streams":
+            try only("GET", method)
+            return .streams(id)
         case "signal":
             try only("POST", method)
             return .signal(id)

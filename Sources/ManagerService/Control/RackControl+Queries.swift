@@ -88,6 +88,24 @@ extension RackControl {
         return attachment(record, processor)
     }
 
+    /// Where the terminal of a program is, for a user who comes back to it. Whether it has one, and nobody is at it, the
+    /// processor knows.
+    func streams(_ id: UInt64, caller: Caller) throws(APIError) -> Attachment {
+        let record = try record(id)
+        try permit(caller, record)
+        if record.end != nil { throw APIError(409, "program \(id) has ended already") }
+        if record.isDetached {
+            throw APIError(409, "program \(id) is detached: 'legoctl logs \(id)' shows its output")
+        }
+        guard let processor = state.withLock({ $0.membership.component(of: record.processorNode) }),
+            processor.health != .lost
+        else {
+            throw APIError(
+                503, "\(record.processor), where program \(id) runs, is not reachable at the moment; try again")
+        }
+        return attachment(record, processor)
+    }
+
     func permit(_ caller: Caller, _ record: ProgramRecord) throws(APIError) {
         if caller.mayControl(record.userID) { return }
         throw APIError(403, "program \(record.id) belongs to \(record.user); only \(record.user) and root may do that")

@@ -58,6 +58,12 @@ struct InputRelay: ~Copyable {
         if isEnding { close() }
     }
 
+    /// Another client, who has all of its credit: what the last one typed and nobody has read is dropped.
+    mutating func startAnew() {
+        queue.removeAll()
+        consumed = 0
+    }
+
     /// The credit that is due now; 0 when it is not worth a frame yet.
     mutating func takeCredit() -> Int {
         if consumed < Self.creditBytes_min && !(queue.isEmpty && consumed > 0) { return 0 }
@@ -93,6 +99,19 @@ struct OutputRelay: ~Copyable {
     func poll(for client: borrowing AttachClient) -> pollfd {
         pollfd(fd: client.hasRoomForOutput ? pipeDescriptor ?? -1 : -1, events: Int16(POLLIN), revents: 0)
     }
+
+    /// While nobody is there to take it.
+    var pollToDiscard: pollfd { pollfd(fd: pipeDescriptor ?? -1, events: Int16(POLLIN), revents: 0) }
+
+    /// Reads once, for nobody.
+    mutating func discard() {
+        guard let raw = pipeDescriptor else { return }
+        let count = withUnsafeTemporaryAllocation(byteCount: Self.discarded_max, alignment: 1) {
+            read(raw, $0.baseAddress, $0.count)
+        }
+        if count == 0 || count < 0 && errno != EINTR && errno != EAGAIN { pipe = nil }
+    }
+    private static let discarded_max = 16 << 10
 
     /// Reads once. When the program's last process is gone (`isLast`), an empty pipe is the end of the stream even if
     /// somebody outside has got hold of its other end.

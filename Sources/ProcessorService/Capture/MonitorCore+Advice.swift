@@ -43,6 +43,12 @@ extension MonitorCore {
                 }
                 space.regions.insert(part)
             }
+        case Advice.guardInstall where result == 0: guardPages(space, pages)
+        case Advice.guardRemove:
+            // The kernel takes guards away one by one, and says nothing of how many before an error.
+            if result == 0 {
+                space.table.forEach(in: pages) { _, entry in entry.pointee.clear(PageEntry.guarded) }
+            }
         case Advice.dontNeed where result != 0:
             // A part of the range may have been dropped before the error; what is still there stays right.
             forgetDropped(space, pages)
@@ -90,12 +96,38 @@ extension MonitorCore {
         return ProcessFiles.process(behind: descriptor.raw) == process
     }
 
-    /// The program dropped its pages. A pinned one is gone too, and comes back at once.
+    /// The program dropped its pages. A pinned one is gone too, and comes back at once; a guard stays.
     private func forgetUnpinned(_ space: AddressSpace, _ pages: Range<UInt64>) {
         var pinned: [UInt64] = []
-        space.table.forEach(in: pages) { page, entry in if entry.pointee.isPinned { pinned.append(page) } }
+        var guarded: [UInt64] = []
+        space.table.forEach(in: pages) { page, entry in
+            if entry.pointee.isPinned { pinned.append(page) }
+            if entry.pointee.isGuarded { guarded.append(page) }
+        }
         forgetPages(space, pages)
+        for page in guarded { space.table.entry(page).pointee.set(PageEntry.guarded) }
         for page in pinned { pin(space, Page.address(page)) }
+    }
+
+    /// The kernel has put guards in place of what was there. A page that is copied in would replace one.
+    private func guardPages(_ space: AddressSpace, _ pages: Range<UInt64>) {
+        forgetPages(space, pages)
+        for part in space.regions.parts(in: pages) {
+            for page in part.pages { space.table.entry(page).pointee.set(PageEntry.guarded) }
+        }
+    }
+
+    /// A page with a guard has faulted: before the guard was there, if there is one (bit 58 of its word in pagemap(5)).
+    func hasGuard(_ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer) -> Bool {
+        var word: UInt64 = 0
+        if let agent = space.agent, let map = try? ProcessFiles.open(agent.process, "pagemap"),
+            pread(map.raw, &word, 8, off_t(page * 8)) == 8, word >> 58 & 1 != 0
+        {
+            return true
+        }
+        // The kernel took it away with others, and then met an error.
+        entry.pointee.clear(PageEntry.guarded)
+        return false
     }
 
     /// After a failed MADV_DONTNEED: forgets the pages that the kernel has dropped.

@@ -34,7 +34,14 @@ extension MonitorCore {
             joinNamespaces(space, notification)
             return .proceed
         case SystemCall.exit:
+            releaseWords(space, notification.thread)
             pinRobustList(space, notification.thread)
+            return .proceed
+        case SystemCall.futex:
+            holdWords(space, notification)
+            return .proceed
+        case SystemCall.setRobustList:
+            pinRobustHead(space, a.0)
             return .proceed
         case SystemCall.clone:
             return clone(space, notification.thread, flags: a.0, clearedThreadID: a.3)
@@ -311,9 +318,6 @@ extension MonitorCore {
             } else {
                 for part in parts { space.regions.insert(part) }
             }
-            let kept = Page.range(new, newBytes)
-            let moved = Page.range(new, oldBytes)
-            if moved.upperBound > kept.upperBound { disappeared(space, kept.upperBound..<moved.upperBound) }
         }
         if Page.roundUp(newBytes) > Page.roundUp(oldBytes), let last {
             grew(space, last, from: Page.range(new, oldBytes).upperBound, to: Page.range(new, newBytes).upperBound)

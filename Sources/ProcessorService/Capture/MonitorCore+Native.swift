@@ -179,20 +179,6 @@ extension MonitorCore {
         let pool = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_POOL_OFFSET)
         _ = agentCall(space, SystemCall.mprotect, pool, UInt64(LEGO_AGENT_BATCH) * Page.bytes, protection)
     }
-
-    // MARK: Limits
-
-    /// The agent maps memory for the program, but is a process of its own: it takes the limits that the caller has now,
-    /// with what is the agent's own added.
-    func lendLimits(_ space: AddressSpace, _ thread: Int32) {
-        guard limitsChanged, let agent = space.agent else { return }
-        let own = UInt64(LEGO_AGENT_FILE_BYTES) + Page.bytes * (1 + UInt64(LEGO_AGENT_BATCH))
-        for (resource, extra) in [
-            (LEGO_LIMIT_ADDRESS_SPACE, own), (LEGO_LIMIT_DATA, own), (LEGO_LIMIT_LOCKED, 0),
-        ] {
-            _ = lego_copy_limit(thread, agent.process, Int32(resource.rawValue), extra)
-        }
-    }
 }
 
 /// mlockall(2) flags.

@@ -42,6 +42,7 @@ extension MonitorCore {
         let end = agentCall(space, SystemCall.brk, 0)
         if end < 0 { throw .failed("the agent does not say where the program break is") }
         space.breakEnd = UInt64(end)
+        pinArguments(space, thread)
         space.isTakenOver = true
     }
 

@@ -39,9 +39,19 @@ extension MonitorCore {
         noteResident()
     }
 
+    /// What another process reads through /proc/PID/cmdline and environ, where the kernel waits for no fault. It is on the
+    /// stack already: the kernel has put it there at exec.
+    func pinArguments(_ space: AddressSpace, _ thread: Int32) {
+        guard let (start, end) = ProcessFiles.arguments(thread), start < end else { return }
+        for page in Page.range(start, end - start).prefix(Self.argumentPages_max) { pin(space, Page.address(page)) }
+    }
+    /// Of more than 256 KiB, others see the first part alone, unless it is resident.
+    private static let argumentPages_max = 64
+
     /// Makes a page of the program's memory resident and writable.
     func bringNow(_ space: AddressSpace, _ page: UInt64) {
         let entry = space.table.entry(page)
+        if entry.pointee.isGuarded { return }
         if !entry.pointee.isResident {
             makeRoom(1)
             if space.isDead { return }
@@ -54,30 +64,6 @@ extension MonitorCore {
             entry.pointee.set(PageEntry.dirty)
         }
     }
-
-    /// The kernel walks a thread's list of robust futexes at its end, when it waits for no fault: the pages of the list
-    /// and of its futexes shall be there. Where a list of the program's makes no sense, the kernel stops as well.
-    func pinRobustList(_ space: AddressSpace, _ thread: Int32) {
-        var head: UInt64 = 0
-        if lego_robust_list(thread, &head) < 0 || head == 0 { return }
-        // struct robust_list_head: the first entry, the way from an entry to its futex, the entry under way.
-        var words: (next: UInt64, offset: UInt64, pending: UInt64) = (0, 0, 0)
-        pin(space, head)
-        pin(space, head &+ 23)
-        if !withUnsafeMutableBytes(of: &words, { readProgram(space, head, into: $0) }) { return }
-        var entry = words.next & ~1
-        if words.pending & ~1 != 0 { pin(space, (words.pending & ~1) &+ words.offset) }
-        for _ in 0..<Self.robustEntries_max {
-            if entry == head || entry == 0 { return }
-            pin(space, entry)
-            pin(space, entry &+ words.offset)
-            var next: UInt64 = 0
-            if !withUnsafeMutableBytes(of: &next, { readProgram(space, entry, into: $0) }) { return }
-            entry = next & ~1
-        }
-    }
-    /// ROBUST_LIST_LIMIT.
-    private static let robustEntries_max = 2048
 
     /// Copies a page in, reading the events that stand in its way. At most some rounds: a fork under way ends by
     /// itself.

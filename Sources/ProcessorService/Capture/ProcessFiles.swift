@@ -127,6 +127,26 @@ enum ProcessFiles {
     /// The processor that a thread last ran on: field 39 of /proc/TID/stat.
     static func lastProcessor(ofThread thread: Int32) -> Int32? { statField(thread, 39) }
 
+    /// Where a process's arguments begin and its environment ends: fields 48 and 51 of /proc/PID/stat.
+    static func arguments(_ process: Int32) -> (start: UInt64, end: UInt64)? {
+        guard let start: UInt64 = statField(process, 48), let end: UInt64 = statField(process, 51) else { return nil }
+        return (start, end)
+    }
+
+    /// A limit of a process as getrlimit(2) has it, but without the rights that prlimit(2) asks for: a line of
+    /// /proc/PID/limits.
+    static func limit(_ process: Int32, _ name: String) -> (soft: UInt64, hard: UInt64)? {
+        guard let lines = try? text(process, "limits").split(separator: "\n"),
+            let line = lines.first(where: { $0.hasPrefix(name + " ") })
+        else { return nil }
+        let words = line.dropFirst(name.count).split(separator: " ")
+        func value(_ index: Int) -> UInt64? {
+            words.count <= index ? nil : words[index] == "unlimited" ? .max : UInt64(words[index])
+        }
+        guard let soft = value(0), let hard = value(1) else { return nil }
+        return (soft, hard)
+    }
+
     /// A field of /proc/PID/stat by its number in proc(5), from 3 on: those behind the name, which may hold anything.
     private static func statField<Value: FixedWidthInteger>(_ process: Int32, _ number: Int) -> Value? {
         guard let line = try? text(process, "stat"), let end = line.lastIndex(of: ")") else { return nil }

@@ -23,12 +23,14 @@ enum SystemCall {
     static let mlockall: UInt32 = 151
     static let munlockall: UInt32 = 152
     static let setrlimit: UInt32 = 160
+    static let futex: UInt32 = 202
     static let schedSetAffinity: UInt32 = 203
     static let schedGetAffinity: UInt32 = 204
     static let ioSetup: UInt32 = 206
     static let getdents64: UInt32 = 217
     static let setTidAddress: UInt32 = 218
     static let openat: UInt32 = 257
+    static let setRobustList: UInt32 = 273
     static let prlimit64: UInt32 = 302
     static let openByHandle: UInt32 = 304
     static let setns: UInt32 = 308
@@ -56,11 +58,29 @@ enum Advice {
     static let dontNeedLocked: UInt32 = 24
     static let collapse: UInt32 = 25
     static let guardInstall: UInt32 = 102
+    static let guardRemove: UInt32 = 103
 
     static let trapped = [
         dontNeed, free, remove, dontFork, doFork, mergeable, wipeOnFork, keepOnFork, dontNeedLocked, collapse,
-        guardInstall,
+        guardInstall, guardRemove,
     ]
+}
+
+/// futex(2) operations in which the kernel writes to a word where it waits for no fault.
+enum FutexOperation {
+    static let wakeOperation: UInt32 = 5
+    static let lock: UInt32 = 6
+    static let unlock: UInt32 = 7
+    static let tryLock: UInt32 = 8
+    static let waitRequeue: UInt32 = 11
+    static let compareRequeue: UInt32 = 12
+    static let lock2: UInt32 = 13
+
+    static let trapped = [wakeOperation, lock, unlock, tryLock, waitRequeue, compareRequeue, lock2]
+    /// Those that have a second word.
+    static let withTwoWords = [wakeOperation, waitRequeue, compareRequeue]
+    /// Without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME.
+    static let mask: UInt32 = 0x7f
 }
 
 /// ptrace(2) requests from which on another process reads this one's memory.

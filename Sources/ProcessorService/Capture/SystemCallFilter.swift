@@ -34,15 +34,20 @@ public enum SystemCallFilter {
         case mapping
         /// Only with one of these bits in that argument.
         case flags(argument: UInt32, UInt32)
-        /// Only with one of these values in that argument.
-        case values(argument: UInt32, [UInt32])
+        /// Only with one of these values in that argument, or in those of its bits.
+        case values(argument: UInt32, [UInt32], mask: UInt32 = .max)
         /// Only when that argument, a pointer, is not null.
         case pointer(argument: UInt32)
         /// Only F_SETFL with O_DIRECT.
         case setDirect
     }
 
+    /// The first ones are reached soonest: those whose other uses are many.
     private static let rules: [(call: UInt32, rule: Rule)] = [
+        (
+            SystemCall.futex,
+            .values(argument: 1, FutexOperation.trapped, mask: FutexOperation.mask)
+        ),
         (SystemCall.mmap, .mapping), (SystemCall.brk, .always), (SystemCall.munmap, .always),
         (SystemCall.mremap, .always), (SystemCall.madvise, .values(argument: 2, Advice.trapped)),
         (SystemCall.processMadvise, .values(argument: 3, Advice.trapped)),
@@ -50,6 +55,7 @@ public enum SystemCallFilter {
         (SystemCall.shmat, .flags(argument: 2, UInt32(SHM_REMAP))),
         (SystemCall.clone, .always), (SystemCall.clone3, .always), (SystemCall.fork, .always),
         (SystemCall.vfork, .always), (SystemCall.exit, .always), (SystemCall.setTidAddress, .always),
+        (SystemCall.setRobustList, .always),
         (SystemCall.schedSetAffinity, .always), (SystemCall.schedGetAffinity, .always),
         // What the agent, a process of its own, must know to map memory as the program would.
         (SystemCall.setrlimit, .always), (SystemCall.prlimit64, .pointer(argument: 2)),
@@ -125,8 +131,9 @@ public enum SystemCallFilter {
         case .always:
             emit(answer, notify)
         case .flags(let number, let bits): notifyIf(ifAnyBit, number, bits)
-        case .values(let number, let values):
+        case .values(let number, let values, let mask):
             emit(load, argument(number))
+            if mask != .max { emit(andConstant, mask) }
             for (index, value) in values.enumerated() { emit(ifEqual, value, values.count - index, 0) }
             emit(answer, allow)
             emit(answer, notify)

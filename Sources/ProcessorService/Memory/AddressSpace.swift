@@ -66,6 +66,9 @@ final class AddressSpace {
     var users: [User] = []
     /// Faults that could not be served while the address space was changing.
     var deferred: [lego_uffd_message] = []
+    /// Pages of futexes that a thread's last call may still have the kernel write to, and how many threads hold each.
+    var heldWords: [Int32: [UInt64]] = [:]
+    var holders: [UInt64: Int] = [:]
     /// Memory that appears is locked at once (MCL_FUTURE).
     var locksFuture = false
     /// Its memory is the kernel's alone.

@@ -153,7 +153,7 @@ extension MonitorCore {
             guard let entry = space.table.find(page), queue.belongs(entry.pointee), !entry.pointee.isLeaving else {
                 continue
             }
-            if entry.pointee.isPinned {
+            if entry.pointee.isKept {
                 queue.push(page, stamp: arrivals >> 6, table: &space.table)
             } else {
                 batch.insert(page)

@@ -103,7 +103,9 @@ extension MonitorCore {
             awaitAhead()
             return serveDeferred(space)
         }
-        if message.is_write_protect != 0 {
+        if entry.pointee.isGuarded && hasGuard(space, page, entry) {
+            lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes)
+        } else if message.is_write_protect != 0 {
             ProgramCounters.add(counters.firstWrites)
             space.habit.note(page, isWritten: true)
             serveFirstWrite(space, page, entry, message)
@@ -395,7 +397,7 @@ extension MonitorCore {
         var goneProven = 0
         var live = 0
         space.table.removeAll(in: pages) { _, entry in
-            if !entry.pointee.isUntouched { live += 1 }
+            if !entry.pointee.isUntouched && !entry.pointee.isGuarded { live += 1 }
             if entry.pointee.isResident { gone += 1 }
             if entry.pointee.isProven { goneProven += 1 }
             if entry.pointee.isStored { self.store.release(entry) }

@@ -36,7 +36,9 @@ extension MonitorCore {
             }
             heir = child
             var pages = 0
-            child.table.forEach(in: 0..<Page.count_max) { _, entry in if !entry.pointee.isUntouched { pages += 1 } }
+            child.table.forEach(in: 0..<Page.count_max) { _, entry in
+                if !entry.pointee.isUntouched && !entry.pointee.isGuarded { pages += 1 }
+            }
             charged += pages - child.charged
             child.charged = pages
         }

@@ -25,8 +25,12 @@ struct PageEntry: Equatable {
     static let marked: UInt64 = 1 << 6
     /// Resident, and in the queue of pages that came back soon after they had left.
     static let proven: UInt64 = 1 << 7
+    /// The program has put a guard there (MADV_GUARD_INSTALL), which a page that is copied in would replace.
+    static let guarded: UInt64 = 1 << 28
     /// Resident, and in a batch that is being evicted.
     static let leaving: UInt64 = 1 << 29
+    /// As `pinned`, for as long as a thread's call on a futex may last (`MonitorCore+Futexes.swift`).
+    static let held: UInt64 = 1 << 30
 
     @inline(__always) var isLeaving: Bool { bits & Self.leaving != 0 }
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
@@ -36,9 +40,14 @@ struct PageEntry: Equatable {
     }
     @inline(__always) var isDirty: Bool { bits & Self.dirty != 0 }
     @inline(__always) var isPinned: Bool { bits & Self.pinned != 0 }
+    /// Not to be evicted.
+    @inline(__always) var isKept: Bool { bits & (Self.pinned | Self.held) != 0 }
+    @inline(__always) var isGuarded: Bool { bits & Self.guarded != 0 }
     @inline(__always) var isShared: Bool { bits & Self.shared != 0 }
     @inline(__always) var isStored: Bool { bits & Self.stored != 0 }
-    @inline(__always) var isUntouched: Bool { bits & (Self.resident | Self.stored | Self.poisoned) == 0 }
+    @inline(__always) var isUntouched: Bool {
+        bits & (Self.resident | Self.stored | Self.poisoned | Self.guarded) == 0
+    }
     /// Untouched, and never was resident.
     @inline(__always) var isNew: Bool { isUntouched && departure == 0 }
     @inline(__always) var isRemote: Bool { bits & (Self.resident | Self.stored) == Self.stored }

@@ -43,7 +43,7 @@ final class Program: Sendable {
     private struct State: ~Copyable {
         var life: Life?
         var client: Descriptor?
-        var hadClient = false
+        var hasClient = false
         var cause: EndCause?
         var isKillWanted = false
         var isReportAcknowledged = false
@@ -80,13 +80,15 @@ final class Program: Sendable {
         return state.withLock { state in
             if isDetached { return "program \(id) is detached: 'legoctl logs \(id)' shows its output" }
             guard let life = state.life, state.result == nil else { return "program \(id) has ended" }
-            if state.hadClient { return "somebody else is attached to program \(id)" }
-            state.hadClient = true
+            if state.hasClient { return "somebody else is attached to program \(id)" }
+            state.hasClient = true
             state.client = client.take()
             life.wake.signal()
             return nil
         }
     }
+
+    var hasTerminal: Bool { plan.terminal != nil }
 
     /// Has the program ended. The first cause counts.
     func end(_ cause: EndCause) {
@@ -205,6 +207,11 @@ final class Program: Sendable {
                 client: state.client.take(), cause: state.cause, isKillWanted: state.isKillWanted,
                 isReportAcknowledged: state.isReportAcknowledged)
         }
+    }
+
+    /// Its client has left the terminal, where another one may come.
+    func clientLeft() {
+        state.withLock { $0.hasClient = false }
     }
 
     /// The program's processes are gone.

@@ -45,6 +45,10 @@ struct ProgramLoop: ~Copyable {
     /// The manager knows of the end, or has been waited for long enough.
     private var isReportSettled = false
     private var isExitQueued = false
+    /// The client leaves the terminal; the program goes on.
+    private var isLeft = false
+    /// A client has come to a terminal that another one has left, and has not said yet how large its own is.
+    private var isReturn = false
     /// The processor is shut down: a client that does not take its output is not waited for.
     private var isLeaving = false
 
@@ -98,7 +102,10 @@ struct ProgramLoop: ~Copyable {
             watched[4] = client.poll
             watched[5] = output.poll(for: client)
             watched[6] = error.poll(for: client)
-        case .none: for index in 4...6 { watched[index] = Self.nothing }
+        case .none:
+            for index in 4...6 { watched[index] = Self.nothing }
+            // A program that nobody looks at shall not wait for a reader.
+            if phase == .running && program.hasTerminal && !isKilled { watched[5] = output.pollToDiscard }
         }
     }
 
@@ -123,9 +130,15 @@ struct ProgramLoop: ~Copyable {
 
     private mutating func takeInbox() {
         var inbox = program.takeInbox()
-        if let socket = inbox.client.take(), phase == .waiting {
-            client = AttachClient(socket)
-            release()
+        if let socket = inbox.client.take() {
+            if phase == .waiting {
+                client = AttachClient(socket)
+                release()
+            } else if phase == .running && !hasClient && !isKilled {
+                client = AttachClient(socket)
+                input.startAnew()
+                isReturn = true
+            }
         }
         isReportSettled = isReportSettled || inbox.isReportAcknowledged
         if inbox.isKillWanted, phase != .draining { kill() }
@@ -141,9 +154,17 @@ struct ProgramLoop: ~Copyable {
     // MARK: The client
 
     private mutating func serveClient(_ socketEvents: Int16, _ outputEvents: Int16, _ errorEvents: Int16) {
-        guard var client = client.take() else { return }
+        guard var client = client.take() else {
+            if outputEvents != 0 { output.discard() }
+            return
+        }
         client.serve(socketEvents)
         client.takeFrames { take($0, $1) }
+        if isLeft {
+            isLeft = false
+            program.clientLeft()
+            return
+        }
         if outputEvents != 0 { output.serve(&client, isLast: false) }
         if errorEvents != 0 { error.serve(&client, isLast: false) }
         let credit = input.takeCredit()
@@ -156,7 +177,12 @@ struct ProgramLoop: ~Copyable {
         switch kind {
         case .standardInput: return input.append(payload)
         case .signal where payload.count == 1: signal(Int32(payload[0]))
+        case .windowSize where isReturn:
+            isReturn = false
+            return terminal.redraw(payload)
         case .windowSize: return terminal.resize(payload)
+        // Of a program that has ended it is told the end.
+        case .detach where program.hasTerminal: isLeft = phase == .running
         case .closed where payload.count == 1 && payload[0] == 1: output.close()
         case .closed where payload.count == 1 && payload[0] == 2: error.close()
         default: return false

@@ -27,6 +27,9 @@ public enum AttachFrame: UInt8, Sendable {
     case inputCredit = 10
     /// legoctl: `TerminalSize`, the new size of the user's terminal.
     case windowSize = 11
+    /// legoctl, last: the user leaves the program's terminal, and the program goes on without; no payload. The processor
+    /// ends the connection.
+    case detach = 12
 
     public static let headerBytes = 5
     public static let payloadBytes_max = 64 << 10

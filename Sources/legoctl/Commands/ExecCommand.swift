@@ -45,7 +45,7 @@ struct ExecCommand: ParsableCommand {
         case .interrupted(let number): AttachedRun.die(by: number)
         case .ended(let exit): ProgramEnd(exit).leave(program: id, name: RunCommand.baseName(command[0]))
         case .refused(let reason): throw CommandFailure(reason, exitStatus: ProgramEnd.lostStatus)
-        case .endOfStream:
+        case .endOfStream, .left:
             throw CommandFailure("the connection to program \(id) broke", exitStatus: ProgramEnd.lostStatus)
         }
     }

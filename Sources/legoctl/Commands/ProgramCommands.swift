@@ -18,7 +18,7 @@ struct LogsCommand: ParsableCommand {
         signal(SIGPIPE, SIG_IGN)
         var pump = try StreamPump(attach, input: nil, signals: [])
         switch try pump.run() {
-        case .ended, .endOfStream, .interrupted: break
+        case .ended, .endOfStream, .interrupted, .left: break
         case .refused(let reason): throw CommandFailure(reason)
         }
     }

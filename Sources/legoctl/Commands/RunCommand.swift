@@ -12,7 +12,8 @@ struct RunCommand: ParsableCommand {
         discussion: """
             The program gets this command's input, environment and directory, and its signals; its outputs and its end are \
             this command's. It runs as the user who calls; under sudo as the user who called sudo; called by root itself, as \
-            nobody, which a line on standard error says unless --user names somebody. Exit status 125: the rack lost the program, and the reason is on standard error.
+            nobody, which a line on standard error says unless --user names somebody. With -it, Ctrl-P Ctrl-Q leaves the \
+            program's terminal, and 'legoctl attach' comes back to it. Exit status 125: the rack lost the program, and the reason is on standard error.
             """)
 
     @OptionGroup var options: RackOptions
@@ -62,20 +63,19 @@ struct RunCommand: ParsableCommand {
         case .interrupted(let number): AttachedRun.die(by: number)
         case .ended(let exit): ProgramEnd(exit).leave(program: submitted.id, name: title)
         case .refused(let reason): throw CommandFailure(reason, exitStatus: ProgramEnd.lostStatus)
+        case .left: AttachedRun.sayLeft(program: submitted.id)
         case .endOfStream:
-            try Self.endAfterLoss(client, submitted, title).leave(program: submitted.id, name: title)
+            try Self.endAfterLoss(client, submitted.id, submitted.processor).leave(program: submitted.id, name: title)
         }
     }
 
     /// The processor went away: what became of the program, the manager knows after the lease.
-    private static func endAfterLoss(_ client: ManagementClient, _ submitted: Submitted, _ title: String) throws
-        -> ProgramEnd
-    {
-        let lost = "the connection to \(submitted.processor) broke"
+    static func endAfterLoss(_ client: ManagementClient, _ id: UInt64, _ processor: String) throws -> ProgramEnd {
+        let lost = "the connection to \(processor) broke"
         let deadline = Deadline.after(.seconds(8))
         repeat {
             do {
-                let program = try client.wait(submitted.id, seconds: 2)
+                let program = try client.wait(id, seconds: 2)
                 if program.state != .running { return ProgramEnd(program) }
             } catch {
                 return .lost(reason: "\(lost), and what became of it is not known: \(error)")

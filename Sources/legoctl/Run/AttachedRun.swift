@@ -28,18 +28,27 @@ struct TerminalOptions: ParsableArguments {
 /// The time from the start of a program to its end, with this process's streams as the program's.
 enum AttachedRun {
     /// Carries streams and signals until the end. The user's terminal is as it was before when this comes back.
-    static func carry(_ attachment: Attachment, program: UInt64, mode: AttachMode, _ terminal: TerminalOptions) throws
-        -> StreamPump.Outcome
-    {
+    ///
+    /// `isReturn`: the program's terminal may have another size than this one.
+    static func carry(
+        _ attachment: Attachment, program: UInt64, mode: AttachMode, _ terminal: TerminalOptions, isReturn: Bool = false
+    ) throws -> StreamPump.Outcome {
         let connection = try AttachConnection(attachment, program: program, mode: mode)
         // A reader that leaves is told to the program, which then ends as it would here.
         signal(SIGPIPE, SIG_IGN)
         let hasTerminal = terminal.hasTerminal
+        let sitsThere = hasTerminal && terminal.isInteractive
         var pump = try StreamPump(
             connection, input: hasTerminal && !terminal.isInteractive ? nil : 0,
-            signals: hasTerminal && terminal.isInteractive ? StreamPump.ofTerminal : StreamPump.forwarded,
-            hasTerminal: hasTerminal && terminal.isInteractive)
+            signals: sitsThere ? StreamPump.ofTerminal : StreamPump.forwarded, hasTerminal: sitsThere,
+            mayLeave: sitsThere && mode == .streams)
+        if isReturn { pump.noteResize() }
         return try pump.run()
+    }
+
+    /// What is said to a user who has left.
+    static func sayLeft(program: UInt64) {
+        Output.complain("left program \(program), which goes on; 'legoctl attach \(program)' comes back to it")
     }
 
     /// Ends this process as the signal would have.

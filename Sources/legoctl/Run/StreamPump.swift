@@ -14,6 +14,8 @@ struct StreamPump: ~Copyable {
         case endOfStream
         /// This process was told to end while it stood between two terminals.
         case interrupted(Int32)
+        /// The user has left the program's terminal.
+        case left
     }
 
     /// A frame's header and its longest payload.
@@ -40,6 +42,9 @@ struct StreamPump: ~Copyable {
     private let hasTerminal: Bool
     private var terminal: RawTerminal?
     private var isResized = false
+    /// What takes the user away from the terminal; nil where nothing does.
+    private var leavingKeys: LeavingKeys?
+    private var isLeaving = false
     private var interruption: Int32?
 
     /// Signals that are the program's, where it has no terminal, and those that are this process's own, where it has.
@@ -49,9 +54,11 @@ struct StreamPump: ~Copyable {
     /// `input` nil: the program gets no input. `signals` are taken from the process and sent to the program; those that
     /// the process ignores stay ignored.
     init(
-        _ connection: consuming AttachConnection, input: Int32?, signals: [Int32], hasTerminal: Bool = false
+        _ connection: consuming AttachConnection, input: Int32?, signals: [Int32], hasTerminal: Bool = false,
+        mayLeave: Bool = false
     ) throws(KernelError) {
         self.hasTerminal = hasTerminal
+        leavingKeys = mayLeave ? LeavingKeys() : nil
         let forwarded = signals.filter { lego_signal_is_ignored($0) == 0 }
         self.signals = forwarded.isEmpty ? nil : try SignalDescriptor(forwarded)
         self.input = input ?? -1
@@ -69,7 +76,7 @@ struct StreamPump: ~Copyable {
             if let interruption { return .interrupted(interruption) }
             if isResized, isWelcome, maySendControl { sendSize() }
             let isBlocked = output.isPending || errors.isPending
-            if !isConnected && end == nil && !isBlocked { return .endOfStream }
+            if !isConnected && end == nil && !isBlocked { return isLeaving ? .left : .endOfStream }
             if !isWelcome && welcomeDeadline.hasPassed { throw CommandFailure("the processor does not answer") }
             var watched = [
                 pollfd(fd: socketToWatch(isBlocked), events: socketEvents(isBlocked), revents: 0),
@@ -99,8 +106,8 @@ struct StreamPump: ~Copyable {
     private var maySendControl: Bool { outbound.room >= 64 }
 
     private var mayReadInput: Bool {
-        isWelcome && isConnected && end == nil && credit > 0
-            && outbound.room > Self.controlReserve + AttachFrame.headerBytes
+        isWelcome && isConnected && end == nil && !isLeaving && credit > 1
+            && outbound.room > Self.controlReserve + AttachFrame.headerBytes + 1
     }
 
     /// A connection that has ended is always ready: it is looked at only when it can be served.
@@ -153,6 +160,9 @@ struct StreamPump: ~Copyable {
         }
     }
 
+    /// The program shall learn the size of this terminal.
+    mutating func noteResize() { isResized = true }
+
     private mutating func sendSize() {
         isResized = false
         guard let size = RawTerminal.size else { return }
@@ -196,16 +206,35 @@ struct StreamPump: ~Copyable {
     private mutating func readInput() {
         let header = AttachFrame.headerBytes
         let space = outbound.space()
-        let room = min(credit, AttachFrame.payloadBytes_max, space.count - Self.controlReserve - header)
-        let count = read(input, space.baseAddress! + header, room)
+        // Before keys there is room for one that was held back.
+        let shift = leavingKeys == nil ? 0 : 1
+        let room = min(credit, AttachFrame.payloadBytes_max, space.count - Self.controlReserve - header) - shift
+        let count = read(input, space.baseAddress! + header + shift, room)
         if count < 0 && (errno == EAGAIN || errno == EINTR) { return }
         // An error, such as that of a terminal that was hung up, is the end of the input, too.
-        let payload = max(0, count)
+        var payload = max(0, count)
+        if payload > 0, shift > 0 {
+            payload = takeKeys(UnsafeMutableRawBufferPointer(rebasing: space[header...(header + payload)]))
+            if payload == 0 { return tellLeaving() }
+        }
         space[0] = AttachFrame.standardInput.rawValue
         space.storeBytes(of: UInt32(payload).littleEndian, toByteOffset: 1, as: UInt32.self)
         outbound.fill(header + payload)
         credit -= payload
         if payload == 0 { input = -1 }
+        tellLeaving()
+    }
+
+    /// Behind what was typed before, in the room that is kept free for such frames.
+    private mutating func tellLeaving() {
+        if isLeaving { outbound.append(FrameEncoder.frame(.detach, [])) }
+    }
+
+    /// Puts what is to be sent of the keys, which begin at the second byte, to the beginning; answers how many they are.
+    private mutating func takeKeys(_ keys: UnsafeMutableRawBufferPointer) -> Int {
+        guard let taken = leavingKeys?.take(keys) else { return 0 }
+        isLeaving = taken.leaves
+        return taken.count
     }
 
     // MARK: The processor's side
@@ -289,7 +318,8 @@ struct StreamPump: ~Copyable {
         case .exit:
             guard let exit = AttachExit(decoding: payload) else { throw Self.violation }
             end = exit
-        case .hello, .welcome, .refused, .standardInput, .signal, .closed, .windowSize: throw Self.violation
+        case .hello, .welcome, .refused, .standardInput, .signal, .closed, .windowSize, .detach:
+            throw Self.violation
         }
         return nil
     }

@@ -7,9 +7,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 
-enum { PRESSURE = 3000 };
 static sigjmp_buf fault;
 static volatile sig_atomic_t fault_signal;
 static void on_fault(int number) {

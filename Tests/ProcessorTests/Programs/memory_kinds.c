@@ -18,41 +18,15 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
-#include <sys/wait.h>
 #include <time.h>
 
 #ifndef MREMAP_DONTUNMAP
 #define MREMAP_DONTUNMAP 4
 #endif
 
-enum { PRESSURE = 3000, COUNT = 64 };
+enum { COUNT = 64 };
 
 static char file_byte(size_t i) { return (char)(i * 7 + i / 4096); }
-static char *filled(char seed) {
-  char *memory = pages(COUNT);
-  for (int i = 0; i < COUNT; i++) memset(memory + i * PAGE, seed + i, PAGE);
-  return memory;
-}
-static int is_filled(const char *memory, char seed) {
-  for (int i = 0; i < COUNT * PAGE; i += 256)
-    if (memory[i] != (char)(seed + i / PAGE)) return 0;
-  return 1;
-}
-
-// Runs a part in a process of its own, because it changes the process for good.
-static void apart(void (*part)(void)) {
-  pid_t child = fork();
-  int status = -1;
-  if (child == 0) {
-    check_failures = 0;
-    part();
-    fflush(stdout);
-    _exit(check_failures != 0);
-  }
-  CHECK(waitpid(child, &status, 0) == child);
-  CHECK(status == 0);
-}
-
 static const char *file_name;
 static char *map_file(int flags) {
   int file = open(file_name, O_RDONLY);
@@ -78,12 +52,12 @@ static void limits(void) {
 
 static void few_descriptors(void) {
   struct rlimit limit = {3, 3};
-  char *memory = filled(1);
+  char *memory = filled(COUNT, 1);
   CHECK(setrlimit(RLIMIT_NOFILE, &limit) == 0);
   pid_t child = fork();
   if (child == 0) {
     press(COUNT);
-    _exit(!is_filled(memory, 1));
+    _exit(!is_filled(memory, COUNT, 1));
   }
   int status = -1;
   CHECK(waitpid(child, &status, 0) == child && status == 0);
@@ -110,9 +84,9 @@ static void locked_future(void) {
 }
 
 static void locked_now(void) {
-  char *memory = filled(2);
+  char *memory = filled(COUNT, 2);
   CHECK(mlockall(MCL_CURRENT) == 0);
-  CHECK(is_filled(memory, 2));
+  CHECK(is_filled(memory, COUNT, 2));
   CHECK(munlockall() == 0);
   char *locked = map_file(MAP_LOCKED), *populated = map_file(MAP_POPULATE);
   CHECK(is_file(locked) && is_file(populated));
@@ -120,12 +94,12 @@ static void locked_now(void) {
 }
 
 static void refused_replacement(void) {
-  char *memory = filled(4);
+  char *memory = filled(COUNT, 4);
   press(PRESSURE);
   CHECK(mmap(memory, COUNT * PAGE, PROT_READ, MAP_SHARED | MAP_FIXED, -1, 0) == MAP_FAILED && errno == EBADF);
   char *shared = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   CHECK(mremap(shared, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, memory + 1) == MAP_FAILED && errno == EINVAL);
-  CHECK(is_filled(memory, 4));
+  CHECK(is_filled(memory, COUNT, 4));
   press(PRESSURE);
   shared[0] = 9;
   CHECK(mremap(shared, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, memory) == memory && memory[0] == 9);
@@ -146,16 +120,16 @@ static void private_of_own_file(void) {
 }
 
 static void joined_time_namespace(void) {
-  char *memory = filled(3);
+  char *memory = filled(COUNT, 3);
   press(PRESSURE);
   int file = open("/proc/self/ns/time", O_RDONLY | O_CLOEXEC);
   CHECK(file >= 0 && setns(file, 0x80 /* CLONE_NEWTIME */) == 0);
   press(PRESSURE);
-  CHECK(is_filled(memory, 3));
+  CHECK(is_filled(memory, COUNT, 3));
 }
 
 static void advices(void) {
-  char *memory = filled(5), *file = map_file(0);
+  char *memory = filled(COUNT, 5), *file = map_file(0);
   CHECK(madvise(file, PAGE, MADV_FREE) == -1 && errno == EINVAL);
   CHECK(madvise(file, PAGE, MADV_REMOVE) == -1 && errno == EACCES);
   CHECK(madvise(memory, PAGE, MADV_REMOVE) == -1 && errno == EINVAL);
@@ -168,11 +142,11 @@ static void advices(void) {
   int status = -1;
   CHECK(waitpid(child, &status, 0) == child && status == 0);
   press(PRESSURE);
-  CHECK(is_filled(memory, 5));
+  CHECK(is_filled(memory, COUNT, 5));
   struct iovec ranges[2] = {{memory, PAGE}, {memory + 3 * PAGE, PAGE}};
   int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
   CHECK(syscall(SYS_process_madvise, self, ranges, 2, MADV_COLD, 0) == 2 * PAGE);
-  CHECK(is_filled(memory, 5));
+  CHECK(is_filled(memory, COUNT, 5));
   char *moved = mremap(file, 8 * PAGE, 8 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
   CHECK(moved != MAP_FAILED && is_file(moved) && is_file(file));
 }
@@ -220,13 +194,13 @@ static void *serve(void *unused) {
 static void own_faults(void) {
   struct uffdio_api api = {.api = UFFD_API};
   pthread_t thread;
-  watched = filled(6);
+  watched = filled(COUNT, 6);
   press(PRESSURE);
   watch = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
   CHECK(watch >= 0 && ioctl(watch, UFFDIO_API, &api) == 0);
   struct uffdio_register range = {{(uintptr_t)watched, COUNT * PAGE}, UFFDIO_REGISTER_MODE_MISSING, 0};
   CHECK(ioctl(watch, UFFDIO_REGISTER, &range) == 0);
-  CHECK(is_filled(watched, 6));
+  CHECK(is_filled(watched, COUNT, 6));
   CHECK(madvise(watched, PAGE, MADV_DONTNEED) == 0);
   CHECK(pthread_create(&thread, NULL, serve, NULL) == 0);
   CHECK(watched[0] == 8);
@@ -245,7 +219,7 @@ static void peek_all(pid_t child, const char *memory, char seed) {
   CHECK(wrong == 0);
 }
 static void traced(void) {
-  char *memory = filled(7);
+  char *memory = filled(COUNT, 7);
   int ready[2], status;
   char byte;
   CHECK(pipe(ready) == 0);
@@ -292,7 +266,7 @@ static void filtered(void) {
   };
   struct sock_fprog program = {sizeof code / sizeof *code, code};
   pthread_t thread;
-  char *memory = filled(9);
+  char *memory = filled(COUNT, 9);
   press(PRESSURE);
   CHECK(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0);
   pid_t child = fork();
@@ -302,7 +276,7 @@ static void filtered(void) {
     robust = (pthread_mutex_t *)pages(1);
     sem_init(&taken, 0, 0);
     if (pthread_create(&thread, NULL, owner, NULL) != 0 || pthread_join(thread, NULL) != 0) _exit(2);
-    _exit(!is_filled(memory, 9));
+    _exit(!is_filled(memory, COUNT, 9));
   }
   int status = -1;
   CHECK(waitpid(child, &status, 0) == child && status == 0);

@@ -1,0 +1,26 @@
+# Trains a small network, multiplies matrices and saves and loads, with two threads: the same numbers each time.
+import hashlib, io, torch
+torch.set_num_threads(2)
+torch.use_deterministic_algorithms(True)
+torch.manual_seed(7)
+a = torch.rand(1500, 1500, dtype=torch.float64)
+print(f"{(a @ a.T).diagonal().sum().item():.6f}", hashlib.md5((a + a.T).numpy().tobytes()).hexdigest())
+inputs = torch.rand(4096, 64)
+targets = (inputs[:, :8].sum(1, keepdim=True) > 4).float()
+model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 512), torch.nn.ReLU(), torch.nn.Linear(512, 1))
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+loss_of = torch.nn.BCEWithLogitsLoss()
+for epoch in range(4):
+    for batch in range(0, len(inputs), 512):
+        optimizer.zero_grad()
+        loss = loss_of(model(inputs[batch : batch + 512]), targets[batch : batch + 512])
+        loss.backward()
+        optimizer.step()
+    print(f"{loss.item():.5f}")
+images = torch.rand(8, 3, 64, 64)
+convolution = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.MaxPool2d(2), torch.nn.Conv2d(16, 32, 3))
+print(f"{convolution(images).abs().sum().item():.3f}")
+saved = io.BytesIO()
+torch.save(model.state_dict(), saved)
+model.load_state_dict(torch.load(io.BytesIO(saved.getvalue())))
+print(f"{loss_of(model(inputs), targets).item():.5f}")

@@ -1,0 +1,1 @@
+/var/cache/lego-test/pytorch/bin/python3 "$SOURCES/tensors.py"
