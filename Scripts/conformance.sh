@@ -6,21 +6,24 @@
 #   sudo Scripts/conformance.sh --tree storage|tmpfs     the storage component's tree, or the sandbox's tmpfs
 #   sudo Scripts/conformance.sh --suite selftests|stress-ng|cpython
 #   sudo Scripts/conformance.sh --only PATTERN           programs whose SUITE/NAME matches, for instance 'selftests/mm/'
+#   sudo Scripts/conformance.sh --jobs N                 programs at a time; one more than there are processors if left out
 #
 # Prints what differs, a table, and the share of cases with the native verdict; cases and outputs are kept. The exit status is
 # 0 when that share is at least 99 %. A case whose native verdict changes from run to run is named and not counted.
 #
-# Environment: LEGO_CONFORMANCE_DIR (default /var/tmp/lego-conformance; suites are built there once), LEGO_SKIP_BUILD.
+# Environment: LEGO_CONFORMANCE_DIR (default /var/tmp/lego-conformance; suites are built there once), LEGO_SKIP_BUILD, and
+# LEGO_PRODUCTS, a directory with the executables of another build.
 source "$(dirname "$0")/lib.sh"
 case ${1:-} in
-'' | --tree | --suite | --only) ;;
-*) fail "'$1' is not an option; there are: --tree storage|tmpfs, --suite NAME, --only PATTERN" ;;
+'' | --tree | --suite | --only | --jobs) ;;
+*) fail "'$1' is not an option; there are: --tree storage|tmpfs, --suite NAME, --only PATTERN, --jobs N" ;;
 esac
 require_root
 install_build_packages
 install_packages python3 util-linux stress-ng python3.11 libpython3.11-testsuite linux-source-6.12 xz-utils make libcap-dev \
   libcap-ng-dev liburing-dev libnuma-dev
 [[ ${LEGO_SKIP_BUILD:-} ]] || build
+binaries=${LEGO_PRODUCTS:-$binaries}
 directory=${LEGO_CONFORMANCE_DIR:-/var/tmp/lego-conformance}
 mkdir -p "$directory/suites"
 chmod 755 "$directory" "$directory/suites"

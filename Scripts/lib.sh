@@ -21,7 +21,7 @@ install_packages() {
   command -v apt-get >/dev/null || fail "missing packages: ${missing[*]}; install them with this system's package manager"
   say "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
-  apt-get install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+  apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
     { apt-get update -q >/dev/null && apt-get install -y -q --no-install-recommends "${missing[@]}" >/dev/null; } ||
     fail "cannot install ${missing[*]}"
 }

@@ -82,7 +82,8 @@ ARGUMENTS = {
     "mm/on-fault-limit": [[]],
 }
 SECONDS = {"mm/migration": 30, "timers/nanosleep": 90, "timers/posix_timers": 60, "rseq/param_test": 60, "mm/cow": 120,
-           "mm/uffd-unit-tests": 120, "seccomp/seccomp_bpf": 400, "mm/mremap_test": 60, "mm/pkey_sighandler_tests_64": 30}
+           "mm/uffd-unit-tests": 120, "seccomp/seccomp_bpf": 400, "mm/mremap_test": 60, "mm/pkey_sighandler_tests_64": 30,
+           "pidfd/pidfd_poll_test": 120, "openat2/rename_attack_test": 90}
 
 
 def is_executable(path):

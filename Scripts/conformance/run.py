@@ -4,11 +4,16 @@ Called by Scripts/conformance.sh, which builds the suites and starts the rack. A
 natively on the disk and on a tmpfs, in the rack on the storage component's tree and on the sandbox's tmpfs. What it prints is
 taken apart into cases (TAP lines of kernel selftests, one line a test of CPython); its exit status is a case as well. A case
 counts when the native run gives the same verdict each time it is asked; one that does not is named and left out.
+
+Several programs run at once (--jobs), since most of them sleep most of the time; the same program never runs twice at once.
+What a program says under that load is compared first; one whose verdicts differ is run again, natively and in the rack, with
+nothing beside it, and all of its runs count.
 """
 
 import argparse
 import collections
-import json
+import concurrent.futures
+import itertools
 import os
 import pathlib
 import re
@@ -58,24 +63,19 @@ class Place:
                 f"{mounts} exec setsid {shlex.join(drop)}"]
 
 
-class Outcome:
-    def __init__(self, verdicts, output):
-        self.verdicts, self.output = verdicts, output
-
-
 class Runner:
+    """Answers the verdicts of one run of a program, by case. May be called by several threads."""
+
     def __init__(self, work):
-        self.work, self.number = work, 0
+        self.work, self.numbers = work, itertools.count(1)
+        # The rack sees this host's tree through an overlay: the directory is there for both.
+        (work / "trees").mkdir()
+        os.chmod(work / "trees", 0o1777)
 
     def run(self, place, program, attempt):
-        self.number += 1
         kept = self.work / "output" / place.name / program.suite / f"{program.name.replace('/', '_')}.{attempt}"
         kept.parent.mkdir(parents=True, exist_ok=True)
-        if place.tree != "tmpfs":
-            # The rack sees this host's tree through an overlay: the directory above is there for both.
-            (self.work / "trees").mkdir(exist_ok=True)
-            os.chmod(self.work / "trees", 0o1777)
-        command = place.command(program, f"{os.getpid()}-{self.number}")
+        command = place.command(program, f"{os.getpid()}-{next(self.numbers)}")
         errors = kept.with_name(kept.name + ".errors")
         with open(kept, "wb") as output, open(errors, "wb") as complaints:
             child = subprocess.Popen(
@@ -92,29 +92,59 @@ class Runner:
         if isinstance(status, int) and status < 0:
             status = 128 - status  # as a shell says that a signal ended it
         verdicts["exit status"] = "timeout" if status in (124, 137) else str(status)
-        return Outcome(verdicts, kept)
+        return verdicts
 
 
-def compare(runner, program, native, rack):
-    """Answers rows (case, native verdict, rack verdict, kind): kind is same, differs or unstable."""
-    first = runner.run(native, program, 1)
-    second = runner.run(rack, program, 1)
-    natives, racks = [first], [second]
-    if first.verdicts != second.verdicts:
-        for attempt in range(REPEATS):
-            natives.append(runner.run(native, program, attempt + 2))
-            racks.append(runner.run(rack, program, attempt + 2))
-    rows = []
-    for case in dict.fromkeys(name for outcome in natives + racks for name in outcome.verdicts):
-        seen = [outcome.verdicts.get(case, "absent") for outcome in natives]
-        found = [outcome.verdicts.get(case, "absent") for outcome in racks]
-        if len(set(seen)) > 1:
-            rows.append((case, "/".join(seen), "/".join(found), "unstable"))
-        else:
-            # The verdict of most runs in the rack; a tie is a difference.
-            same = found.count(seen[0]) * 2 > len(found)
-            rows.append((case, seen[0], "/".join(found) if len(set(found)) > 1 else found[0], "same" if same else "differs"))
-    return rows
+class Comparison:
+    """The runs of one program on one tree."""
+
+    def __init__(self, runner, program, native, rack):
+        self.runner, self.program, self.places = runner, program, (native, rack)
+        self.outcomes = ([], [])
+
+    def run(self):
+        for place, outcomes in zip(self.places, self.outcomes):
+            outcomes.append(self.runner.run(place, self.program, len(outcomes) + 1))
+
+    def differs(self):
+        natives, racks = self.outcomes
+        return natives[0] != racks[0]
+
+    def rows(self):
+        """Answers rows (case, native verdict, rack verdict, kind): kind is same, differs or unstable."""
+        natives, racks = self.outcomes
+        rows = []
+        for case in dict.fromkeys(name for verdicts in natives + racks for name in verdicts):
+            seen = [verdicts.get(case, "absent") for verdicts in natives]
+            found = [verdicts.get(case, "absent") for verdicts in racks]
+            said = found[0] if len(set(found)) == 1 else "/".join(found)
+            if len(set(seen)) > 1:
+                rows.append((case, "/".join(seen), said, "unstable"))
+            else:
+                # The verdict of most runs in the rack; a tie is a difference.
+                same = found.count(seen[0]) * 2 > len(found)
+                rows.append((case, seen[0], said, "same" if same else "differs"))
+        return rows
+
+
+def compare(comparisons, jobs):
+    """Yields the comparisons as they are decided."""
+    again = []
+    # The longest first, so that none of them is left alone at the end.
+    comparisons = sorted(comparisons, key=lambda comparison: -comparison.program.seconds)
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        running = {pool.submit(comparison.run): comparison for comparison in comparisons}
+        for future in concurrent.futures.as_completed(running):
+            future.result()
+            comparison = running[future]
+            if comparison.differs():
+                again.append(comparison)
+            else:
+                yield comparison
+    for comparison in again:
+        for _ in range(REPEATS):
+            comparison.run()
+        yield comparison
 
 
 def main():
@@ -125,6 +155,7 @@ def main():
     parser.add_argument("--tree", choices=["storage", "tmpfs", "both"], default="both")
     parser.add_argument("--suite", action="append")
     parser.add_argument("--only", default="")
+    parser.add_argument("--jobs", type=int, default=(os.cpu_count() or 1) + 1)
     options = parser.parse_args()
     trees = ["storage", "tmpfs"] if options.tree == "both" else [options.tree]
     programs = [
@@ -140,8 +171,8 @@ def main():
     for tree in trees:
         native = Place("native-disk" if tree == "storage" else "native-tmpfs", tree, False, options.work, options.legoctl)
         rack = Place(f"rack-{tree}", tree, True, options.work, options.legoctl)
-        for program in programs:
-            rows = compare(runner, program, native, rack)
+        for comparison in compare([Comparison(runner, program, native, rack) for program in programs], options.jobs):
+            program, rows = comparison.program, comparison.rows()
             count = collections.Counter(kind for *_, kind in rows)
             for case, seen, found, kind in rows:
                 totals[tree, program.suite, kind] += 1
