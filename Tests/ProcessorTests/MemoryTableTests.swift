@@ -13,6 +13,11 @@ import Testing
         var seen: [UInt64] = []
         table.forEach(in: 1..<Page.count_max) { page, _ in seen.append(page) }
         #expect(seen == Array(pages.dropFirst()))
+        for (page, next) in zip(pages, pages.dropFirst()) {
+            #expect(table.first(in: page..<Page.count_max) == page)
+            #expect(table.first(in: page + 1..<Page.count_max) == next)
+            #expect(table.first(in: page + 1..<next) == nil)
+        }
     }
 
     @Test func removalTakesExactlyTheRange() {

@@ -40,6 +40,28 @@ struct LimitTests {
         }
     }
 
+    /// By a user who is not the daemon's, in a process and in a child that has no agent yet.
+    @Test func aProgramKeepsItsOwnLimits() throws {
+        try Rack.with { rack in
+            let script = """
+                import mmap, os, resource
+                def attempt(size):
+                    try: mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS); return 'mapped'
+                    except OSError as error: return error.errno
+                def limited(kind):
+                    used = int(open('/proc/self/statm').read().split()[0]) * mmap.PAGESIZE
+                    resource.setrlimit(kind, (used + (64 << 20), used + (64 << 20)))
+                    print(attempt(32 << 20), attempt(128 << 20), flush=True)
+                for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
+                    if os.fork() == 0: limited(kind); os._exit(0)
+                    os.wait()
+                limited(resource.RLIMIT_AS)
+                """
+            let result = try rack.run(["--user", "nobody"], ["/usr/bin/python3", "-c", script])
+            #expect(result.text == String(repeating: "mapped \(ENOMEM)\n", count: 3), "\(result.errors)")
+        }
+    }
+
     @Test func aProgramStaysOnItsProcessors() throws {
         try Rack.with { rack in
             let script = """

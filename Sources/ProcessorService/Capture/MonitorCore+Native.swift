@@ -16,6 +16,14 @@ extension MonitorCore {
         for part in space.regions.parts(in: pages) {
             var first = part.pages.lowerBound
             while first < part.pages.upperBound && !hasFailed && !space.isDead {
+                // Of what a program has merely reserved, terabytes as a rule, there is nothing to bring.
+                let used = part.file != nil ? first : space.table.first(in: first..<part.pages.upperBound)
+                let next = max(first, (used ?? part.pages.upperBound) & ~(Self.releasePages - 1))
+                if next > first {
+                    letGo(space, first..<next)
+                    first = next
+                    continue
+                }
                 let end = min(part.pages.upperBound, (first | (Self.releasePages - 1)) + 1)
                 releasePiece(space, first..<end, isFile: part.file != nil)
                 first = end
@@ -34,6 +42,10 @@ extension MonitorCore {
             }
             if entry.pointee.isRemote || isFile && entry.pointee.isUntouched { bringNow(space, page) }
         }
+        letGo(space, pages)
+    }
+
+    private func letGo(_ space: AddressSpace, _ pages: Range<UInt64>) {
         let start = Page.address(pages.lowerBound)
         let bytes = UInt64(pages.count) * Page.bytes
         let deadline = Deadline.after(.seconds(2))

@@ -94,6 +94,24 @@ struct PageTable: ~Copyable {
         }
     }
 
+    /// The first page of `pages` whose entry is not 0. Takes as long as there are leaves on the way, not pages.
+    func first(in pages: Range<UInt64>) -> UInt64? {
+        pages.isEmpty ? nil : Self.first(root, level: Self.levels, base: 0, pages)
+    }
+
+    private static func first(_ node: Node, level: UInt64, base: UInt64, _ pages: Range<UInt64>) -> UInt64? {
+        let span: UInt64 = 1 << (9 * level)
+        let start = pages.lowerBound > base ? Int(min((pages.lowerBound - base) >> (9 * level), 511)) : 0
+        for index in start..<fanOut {
+            let page = base + UInt64(index) * span
+            if page >= pages.upperBound { return nil }
+            if node[index] == 0 || page + span <= pages.lowerBound { continue }
+            if level == 0 { return page }
+            if let found = first(child(node[index]), level: level - 1, base: page, pages) { return found }
+        }
+        return nil
+    }
+
     /// Empties `pages`, after `body` has seen each entry that is not 0. Leaves that lie wholly inside are given back.
     mutating func removeAll(in pages: Range<UInt64>, _ body: (UInt64, EntryPointer) -> Void) {
         if pages.isEmpty { return }

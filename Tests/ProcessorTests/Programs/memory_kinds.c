@@ -255,6 +255,19 @@ static void traced(void) {
   waitpid(child, &status, 0);
 }
 
+// What a program has reserved and hardly used, as programs with a shadow of their memory do, is no work for a tracer.
+static void reserved(void) {
+  enum { PLACES = 3 };
+  const size_t bytes = 1ull << 44;
+  char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  CHECK(memory != MAP_FAILED);
+  for (size_t i = 0; i < PLACES; i++) memory[i * (bytes / PLACES)] = (char)(i + 1);
+  press(PRESSURE);
+  CHECK(ptrace(PTRACE_TRACEME, 0, NULL, NULL) == 0);
+  for (size_t i = 0; i < PLACES; i++) CHECK(memory[i * (bytes / PLACES)] == (char)(i + 1));
+  CHECK(memory[bytes / 2] == 0);
+}
+
 // A filter that no agent would survive.
 static void filtered(void) {
   struct sock_filter code[] = {
@@ -284,8 +297,8 @@ static void filtered(void) {
 
 int main(int count, char **arguments) {
   static void (*const parts[])(void) = {limits,  few_descriptors, locked_future, locked_now, refused_replacement,
-                                        advices, robust_mutex,    own_faults,    traced,     filtered,
-                                        private_of_own_file,      joined_time_namespace};
+                                        advices, robust_mutex,    own_faults,    traced,     reserved,
+                                        filtered, private_of_own_file, joined_time_namespace};
   if (count < 2) return 2;
   file_name = arguments[1];
   for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) apart(parts[i]);
