@@ -25,7 +25,7 @@ extension MonitorCore {
             space.holders[page, default: 0] += 1
             pages.append(page)
         }
-        counters.setResident(resident)
+        noteResident()
         if !pages.isEmpty { space.heldWords[notification.thread] = pages }
     }
 

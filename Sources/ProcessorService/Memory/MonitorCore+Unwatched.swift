@@ -79,6 +79,8 @@ extension MonitorCore {
                 if count <= 0 { return }
                 for index in 0..<count where words[index] >> 62 != 0 {
                     let page = first + UInt64(index)
+                    // A guard is there as well, and no memory.
+                    if space.table.find(page)?.pointee.isGuarded == true { continue }
                     arrive(space, page, writable: true)
                     ProgramCounters.add(counters.zeroFills)
                     // The page of zeros is everybody's: a write replaces it.
