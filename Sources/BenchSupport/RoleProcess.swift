@@ -36,6 +36,34 @@ public final class RoleProcess {
         return String(decoding: bytes, as: UTF8.self)
     }
 
+    /// The processor time that it has taken so far, in seconds.
+    public var processorSeconds: Double {
+        var clock = clockid_t()
+        var time = timespec()
+        if clock_getcpuclockid(process, &clock) != 0 || clock_gettime(clock, &time) != 0 { return 0 }
+        return Double(time.tv_sec) + Double(time.tv_nsec) / 1e9
+    }
+
+    /// What of its memory is mapped in huge pages, in bytes, as smaps(5) tells.
+    public var hugeBytes: Int {
+        guard let file = fopen("/proc/\(process)/smaps_rollup", "r") else { return 0 }
+        defer { fclose(file) }
+        var line = [CChar](repeating: 0, count: 256)
+        var sum = 0
+        while fgets(&line, Int32(line.count), file) != nil {
+            let text = line.withUnsafeBufferPointer { String(cString: $0.baseAddress!) }
+            guard ["ShmemPmdMapped:", "Shared_Hugetlb:", "Private_Hugetlb:"].contains(where: text.hasPrefix) else {
+                continue
+            }
+            sum += (Int(text.filter(\.isNumber)) ?? 0) << 10
+        }
+        return sum
+    }
+
+    /// Stops it where it is, and lets it go on.
+    public func stop() { kill(process, SIGSTOP) }
+    public func goOn() { kill(process, SIGCONT) }
+
     /// Tells it to end, and waits for that. Answers what it says last, if it says something.
     @discardableResult
     public func end() -> String {

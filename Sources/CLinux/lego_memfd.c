@@ -14,3 +14,9 @@ int lego_memfd_create(const char *name, uint64_t bytes) {
   }
   return descriptor;
 }
+
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+int lego_memory_collapse(void *start, uint64_t bytes) { return madvise(start, bytes, MADV_COLLAPSE) < 0 ? -errno : 0; }

@@ -50,21 +50,17 @@ extension LiteService {
         while true {
             if let lane = wantingLane() { return run(lane) }
             var now = lego_cycle_count()
+            if isContended(now) != givesWay { setGivesWay(!givesWay, now) }
+            if givesWay, !held.isEmpty, serveHeld(bench, &now) { spins = true }
             var index = 0
             while index < hot.count {
                 let channel = hot[index]
-                if mayServe(channel, now) {
-                    let count = channel.take(into: bench.batch, max: Workbench.batch_max)
-                    if count > 0 {
-                        channel.lastActive = now
-                        channel.waitsForNode = false
-                        serve(channel, bench, count)
-                        account(channel, since: &now)
-                        channel.lastActive = now
-                        gauge.succeed()
-                        spins = true
-                        if !wanting.isEmpty, !lanesAreFull { break }
-                    }
+                let count = channel.take(into: bench.batch, max: Workbench.batch_max)
+                if count > 0 {
+                    serveRow(channel, bench, count, &now)
+                    gauge.succeed()
+                    spins = true
+                    if !wanting.isEmpty, !lanesAreFull { break }
                 }
                 if now &- channel.lastActive > linger(channel, spins), cool(channel) {
                     if spins { gauge.fail() }
@@ -76,7 +72,8 @@ extension LiteService {
             if isStopping.load(ordering: .relaxed) { return leadership.give() }
             if !wanting.isEmpty, !lanesAreFull { continue }
             if hot.isEmpty {
-                look(bench.events, until: .never)
+                // Those that give way are looked at again when nobody needs them to.
+                look(bench.events, until: held.isEmpty ? .never : .after(.milliseconds(1)))
                 spins = gauge.shouldSpin()
             } else if now &- lastEventLook > eventCycles {
                 look(bench.events, until: Deadline(nanoseconds: 0))
@@ -124,28 +121,17 @@ extension LiteService {
         if leadership.comeBack() { kick() }
     }
 
-    // MARK: Priorities
-
-    /// A low priority waits while one of high priority was busy just now, but for a seventh of the time (LITE §6.2,
-    /// SW-Pri), and once in a millisecond: each time also wakes a program, which takes a processor from others.
+    /// Serves what was taken from a channel, and notes what it took, for priorities and for how long to go on looking.
     @inline(__always)
-    private func mayServe(_ channel: ServiceChannel, _ now: UInt64) -> Bool {
-        if channel.session.priority != LITE_PRIORITY_LOW.rawValue || !configuration.softwarePriority { return true }
-        let isContended = now &- lastHigh < priorityCycles
-        channel.setYields(isContended)
-        if isContended { channel.lastActive = now }
-        return !isContended || Int64(bitPattern: now &- lowDue) >= 0
-    }
-
-    /// Notes what a row of submissions took, for priorities and for how long to go on looking.
-    @inline(__always)
-    private func account(_ channel: ServiceChannel, since now: inout UInt64) {
+    func serveRow(_ channel: ServiceChannel, _ bench: Workbench, _ count: Int, _ now: inout UInt64) {
+        channel.waitsForNode = false
+        serve(channel, bench, count)
         let after = lego_cycle_count()
         channel.lastCycles = after &- now
-        if channel.session.priority == LITE_PRIORITY_HIGH.rawValue {
-            lastHigh = after
-        } else if channel.session.priority == LITE_PRIORITY_LOW.rawValue {
-            // The moment from which the next one is due.
+        channel.lastActive = after
+        if channel.isHigh {
+            noteHigh(after)
+        } else if channel.givesWay {
             lowDue = after &+ max(6 &* (after &- now), priorityCycles)
         }
         now = after
@@ -153,10 +139,12 @@ extension LiteService {
 
     /// How long a channel in which nothing comes is looked at. A program that was answered with many bytes takes some
     /// time to copy them before it asks again, and one that another was woken for some time until that one has run. One
-    /// that waits for another node has nothing to ask, and that node's daemon may be on this very processor.
+    /// that waits for another node has nothing to ask, and that node's daemon may be on this very processor. One of high
+    /// priority that others give way to may have lost its processor to one of them for a moment.
     @inline(__always)
     private func linger(_ channel: ServiceChannel, _ spins: Bool) -> UInt64 {
         if channel.waitsForNode { return spins ? spinCycles : 0 }
+        if channel.isHigh, !held.isEmpty { return priorityCycles / 4 }
         return max(spins ? spinCycles : leastSpinCycles, min(4 &* channel.lastCycles, priorityCycles))
     }
 
@@ -167,7 +155,7 @@ extension LiteService {
         if channel.isHot { return }
         channel.isHot = true
         channel.setAsleep(false)
-        hot.append(channel)
+        if givesWay, channel.givesWay { hold(channel) } else { hot.append(channel) }
     }
 
     /// Stops looking at a channel; false when something has come meanwhile.
@@ -185,8 +173,14 @@ extension LiteService {
     func forget(_ channel: ServiceChannel) {
         guard channel.isHot else { return }
         channel.isHot = false
-        if let index = hot.firstIndex(where: { $0 === channel }) { hot.swapAt(index, hot.count - 1) }
-        hot.removeLast()
+        if !Self.remove(channel, from: &hot) { _ = Self.remove(channel, from: &held) }
+    }
+
+    private static func remove(_ channel: ServiceChannel, from list: inout [ServiceChannel]) -> Bool {
+        guard let index = list.firstIndex(where: { $0 === channel }) else { return false }
+        list.swapAt(index, list.count - 1)
+        list.removeLast()
+        return true
     }
 
     // MARK: Events

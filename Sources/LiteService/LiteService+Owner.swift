@@ -18,6 +18,7 @@ extension LiteService {
                 return ClusterAnswer(scrubber.isBusy ? Code.busy : Code.noSpace)
             }
             state.extents[offset] = (bytes, node)
+            if bytes >= UInt64(PageJoiner.hugeBytes) { joiner?.announce() }
             return ClusterAnswer(Code.ok, offset)
         }
     }

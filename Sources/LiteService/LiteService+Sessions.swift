@@ -50,7 +50,8 @@ extension LiteService {
         do throws(KernelError) {
             for _ in 0..<hello.channels {
                 let added = try channels.add { (number) throws(KernelError) in
-                    try ServiceChannel(number: number, session: session)
+                    try ServiceChannel(
+                        number: number, session: session, heedsPriority: configuration.softwarePriority)
                 }
                 guard let added else { throw KernelError("channels", ENOSPC) }
                 session.channels.append(added)

@@ -29,6 +29,9 @@ public struct LiteServiceConfiguration: Sendable {
     /// Whether programs of low priority give way while those of high priority are busy (LITE §6.2, SW-Pri).
     public var softwarePriority = true
 
+    /// Whether the arena's pages are joined into huge ones where the pool is not of such already.
+    public var joinsPages = true
+
     public init(name: String, socketPath: String, arenaBytes: UInt64) {
         self.name = name
         self.socketPath = socketPath

@@ -27,8 +27,12 @@ final class Scrubber: @unchecked Sendable {
     /// may be gone when it is needed again.
     private let givesBack: Bool
 
-    init(pool: UnsafeMutableRawPointer) throws {
+    /// Told what goes back.
+    private let joiner: PageJoiner?
+
+    init(pool: UnsafeMutableRawPointer, joiner: PageJoiner?) throws {
         self.pool = pool
+        self.joiner = joiner
         givesBack = Self.pageBytes(at: pool) <= 4096
         word = .allocate(capacity: 1)
         word.initialize(to: 0)
@@ -37,7 +41,7 @@ final class Scrubber: @unchecked Sendable {
     deinit { word.deallocate() }
 
     /// The size of the pages that a mapping consists of, as proc(5) tells it in `smaps`; 4096 where that cannot be read.
-    private static func pageBytes(at address: UnsafeMutableRawPointer) -> Int {
+    static func pageBytes(at address: UnsafeMutableRawPointer) -> Int {
         guard let file = fopen("/proc/self/smaps", "r") else { return 4096 }
         defer { fclose(file) }
         let start = String(UInt(bitPattern: address), radix: 16) + "-"
@@ -90,6 +94,7 @@ final class Scrubber: @unchecked Sendable {
         // Whole pages of much memory go back to the host; where that is refused they are written.
         if givesBack, bytes > Self.small, last > first, madvise(pool + Int(first), Int(last - first), MADV_REMOVE) == 0
         {
+            joiner?.forget(Int(first), Int(last - first))
             memset(pool + Int(offset), 0, Int(first - offset))
             memset(pool + Int(last), 0, Int(offset + bytes - last))
         } else {

@@ -58,16 +58,20 @@ final class ServiceChannel: @unchecked Sendable {
     private let deferred: UnsafeMutablePointer<UInt32>
 
     // The leader's.
-    private var taken: UInt32 = 0
+    @exclusivity(unchecked) private var taken: UInt32 = 0
     /// The submission under way in each slot. Written before it is served, read by whoever completes it.
     private let sequences: UnsafeMutablePointer<UInt32>
     /// When a submission was last taken, in cycles.
-    var lastActive: UInt64 = 0
+    @exclusivity(unchecked) var lastActive: UInt64 = 0
     /// What the last one took, in cycles.
-    var lastCycles: UInt64 = 0
+    @exclusivity(unchecked) var lastCycles: UInt64 = 0
     /// Whether the last one went to another node.
-    var waitsForNode = false
-    var isHot = false
+    @exclusivity(unchecked) var waitsForNode = false
+    /// Whether the leader looks at it, or holds it back; else its program rings.
+    @exclusivity(unchecked) var isHot = false
+    /// Of high priority; of low priority, in a service that heeds it. Set before the program knows of the channel.
+    let isHigh: Bool
+    let givesWay: Bool
 
     let lock = AdaptiveLock()
     // Protected by `lock`.
@@ -75,9 +79,11 @@ final class ServiceChannel: @unchecked Sendable {
     private var generation: UInt64
     private var isClosed = false
 
-    init(number: Int, session: Session) throws(KernelError) {
+    init(number: Int, session: Session, heedsPriority: Bool) throws(KernelError) {
         self.number = number
         self.session = session
+        isHigh = session.priority == LITE_PRIORITY_HIGH.rawValue
+        givesWay = heedsPriority && session.priority == LITE_PRIORITY_LOW.rawValue
         let descriptor = try Descriptor(
             checking: "memfd_create", lego_memfd_create_fixed("lite-channel", UInt64(LITE_CHANNEL_BYTES)))
         file = try MemoryFile(mapping: descriptor, bytes: Int(LITE_CHANNEL_BYTES))

@@ -12,6 +12,8 @@ final class Benchmark {
     private let figures: [String]
     private var lines = ["figure,bytes,value,unit"]
     let directory: String
+    /// The measuring program's node.
+    private(set) var near: RoleProcess?
     var paths: [String] { ["near", "far"].map { "\(directory)/\($0)" } }
 
     /// Arguments: figures to measure (without one, those that take little), and a file that ends in .csv.
@@ -28,6 +30,7 @@ final class Benchmark {
         let arena = wants("registered") ? 9 << 30 : 512 << 20
         let near = try RoleProcess(["node", paths[0], "\(arena)", "automatic"])
         let address = near.readLine()
+        self.near = near
         let far = try RoleProcess(["node", paths[1], "\(512 << 20)", "automatic", address])
         defer {
             for process in [far, near] { process.end() }

@@ -7,7 +7,6 @@ import Lite
 import LiteClient
 import LiteService
 import Logging
-import Synchronization
 import Wire
 
 // The other processes. Each says a line when it is ready, and ends when its standard input does.
@@ -77,14 +76,16 @@ enum EchoRole {
 }
 
 /// A program of low priority that writes to memory of a node, so many times a second or (0) without pause:
-/// `writer SOCKET NODE RATE`. Says last how often it did, and the processor time that it took, in microseconds.
+/// `writer SOCKET NODE RATE NICE`.
 enum WriterRole {
-    private static let count = Atomic<UInt64>(0)
-
     static func run(_ arguments: [String]) throws {
-        guard arguments.count == 4, let node = UInt64(arguments[2]), let rate = UInt64(arguments[3]) else {
+        guard arguments.count == 5, let node = UInt64(arguments[2]), let rate = UInt64(arguments[3]),
+            let niceness = Int32(arguments[4])
+        else {
             throw KernelError("a writer's arguments", EINVAL)
         }
+        // Also from a niceness of less than 0.
+        if niceness > 0 { setpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0, niceness) }
         var options = LiteSession.Options()
         options.priority = .low
         let lite = try LiteSession(path: arguments[1], options: options)
@@ -94,6 +95,7 @@ enum WriterRole {
         _ = try KernelThread(name: "writer") {
             let bytes = [UInt8](repeating: 1, count: 64)
             let start = monotonicNanoseconds()
+            var done: UInt64 = 0
             while true {
                 let isOver = bytes.withUnsafeBytes { buffer -> Bool in
                     do throws(LiteFailure) {
@@ -102,17 +104,11 @@ enum WriterRole {
                     } catch { return true }
                 }
                 if isOver { return }
-                let done = count.add(1, ordering: .relaxed).newValue
+                done += 1
                 if rate > 0 { sleep(until: start + done * 1_000_000_000 / rate) }
             }
         }
         Role.awaitEnd()
-        var usage = rusage()
-        getrusage(__rusage_who_t(RUSAGE_SELF.rawValue), &usage)
-        let seconds = usage.ru_utime.tv_sec + usage.ru_stime.tv_sec
-        Role.say(
-            "\(count.load(ordering: .relaxed)) \(seconds * 1_000_000 + usage.ru_utime.tv_usec + usage.ru_stime.tv_usec)"
-        )
         _exit(0)
     }
 

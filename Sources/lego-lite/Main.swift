@@ -58,6 +58,7 @@ struct LegoLite: DaemonCommand {
         configuration.bufferBytes_max = settings[LiteKeys.buffers]
         configuration.softwarePriority = settings[LiteKeys.softwarePriority]
         configuration.spin = settings[LiteKeys.spin]
+        configuration.joinsPages = settings[MemoryKeys.hugePages] == HugePages.automatic.rawValue
         try Self.makeDirectory(of: configuration.socketPath)
         let node = try ComponentFrame.makeNode(
             context, name: Self.label, listen: Self.listenKey, poolBytes: configuration.arenaBytes

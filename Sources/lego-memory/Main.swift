@@ -66,9 +66,10 @@ struct LegoMemory: DaemonCommand {
     private func makeLite(_ context: DaemonContext, _ node: RackNode, _ arena: UInt64) throws -> LiteService {
         _ = try checked("setrlimit", lego_raise_descriptor_limit())
         let name = context.settings[CommonKeys.name]
-        let configuration = LiteServiceConfiguration(
+        var configuration = LiteServiceConfiguration(
             name: name.isEmpty ? "\(node.address)" : name, socketPath: context.settings[MemoryKeys.liteSocket],
             arenaBytes: arena)
+        configuration.joinsPages = context.settings[MemoryKeys.hugePages] == HugePages.automatic.rawValue
         return try LiteService(node: node, configuration: configuration, logger: context.logger)
     }
 }

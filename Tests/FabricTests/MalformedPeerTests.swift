@@ -192,15 +192,19 @@ import Testing
     }
 
     private static func scribble(_ page: PairPage, _ generator: inout SeededGenerator) {
-        let ring = page.base + PairPage.ringOffset
-        for offset in stride(from: 0, to: 4096, by: 4) {
-            let word = UInt32.random(in: 0...(Bool.random(using: &generator) ? 64 : .max), using: &generator)
-            ring.storeBytes(of: word, toByteOffset: offset, as: UInt32.self)
+        for word in [PairPage.Word.posted, PairPage.Word.ringHead, PairPage.Word.slotHead] {
+            lego_atomic_store_u64(page.word64(word), .random(in: 0...(.max), using: &generator))
         }
-        let tail = UInt64.random(in: 0...(Bool.random(using: &generator) ? 256 : .max), using: &generator) & ~15
-        lego_atomic_store_u64(page.word64(PairPage.Word.posted), .random(in: 0...(.max), using: &generator))
-        lego_atomic_store_u64(page.word64(PairPage.Word.ringHead), .random(in: 0...(.max), using: &generator))
-        lego_atomic_store_u64(page.word64(PairPage.Word.ringTail), tail)
+        for number in 0..<UInt64(PairPage.slots) {
+            let slot = page.slot(number)
+            for offset in stride(from: 4, to: PieceSlot.bytes, by: 4) {
+                let word = UInt32.random(in: 0...(Bool.random(using: &generator) ? 1024 : .max), using: &generator)
+                slot.base.storeBytes(of: word, toByteOffset: offset, as: UInt32.self)
+            }
+            // Mostly there, as far as the stamp says.
+            let isThere = UInt32.random(in: 0..<8, using: &generator) != 0
+            lego_atomic_store_u32(slot.stamp, isThere ? PieceSlot.stamp(number) : .random(in: 0...3, using: &generator))
+        }
     }
 }
 

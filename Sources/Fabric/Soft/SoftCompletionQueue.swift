@@ -130,13 +130,27 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     /// Adds a completion to a promised place and notifies whoever has armed.
     @inline(__always)
     func push(_ completion: WorkCompletion) {
+        withUnsafeTemporaryAllocation(of: WorkCompletion.self, capacity: 1) { one in
+            one[0] = completion
+            push(one)
+        }
+    }
+
+    /// The same for several.
+    @inline(__always)
+    func push(_ completions: UnsafeMutableBufferPointer<WorkCompletion>) {
+        if completions.isEmpty { return }
         producers.lock()
-        let index = tail.load(ordering: .relaxed)
-        ring[index % capacity] = completion
-        tail.store(index &+ 1, ordering: .releasing)
+        let first = tail.load(ordering: .relaxed)
+        var slot = first % capacity
+        for index in 0..<completions.count {
+            ring[slot] = completions[index]
+            slot = slot &+ 1 == capacity ? 0 : slot &+ 1
+        }
+        tail.store(first &+ completions.count, ordering: .releasing)
         producers.unlock()
         // The unlock is a full barrier: either this sees the arming, or the poll that follows the arming sees the
-        // completion.
+        // completions.
         if lego_atomic_load_u32(armedWord) != 0 { notify() }
     }
 

@@ -34,19 +34,42 @@ struct SpinLock: ~Copyable, Sendable {
 /// Work that any thread may carry on, one at a time, and that nobody waits for: whoever finds it taken leaves a note,
 /// and the thread that has it looks for notes before it leaves.
 struct Driver: ~Copyable, Sendable {
-    private let lock = SpinLock()
-    private let isWanted = Atomic<UInt32>(0)
+    private enum Word {
+        static let free: UInt32 = 0
+        static let taken: UInt32 = 1
+        /// Taken, and somebody has left a note.
+        static let wanted: UInt32 = 2
+    }
+    private let word = Atomic<UInt32>(Word.free)
 
-    /// Runs `body` unless another thread is about to.
+    /// Runs `body` unless another thread is about to. Two locked instructions, each a full barrier: what whoever left a
+    /// note has published is seen by the body, or the note is seen after it.
     @inline(__always)
     borrowing func drive(_ body: () -> Void) {
-        isWanted.store(1, ordering: .relaxed)
-        while lock.tryLock() {
-            // A full barrier: what whoever left a note has published is seen by the body, or the note is seen after it.
-            _ = isWanted.exchange(0, ordering: .sequentiallyConsistent)
-            body()
-            lock.unlock()
-            if isWanted.load(ordering: .relaxed) == 0 { return }
+        if !begin() { return }
+        repeat { body() } while !end()
+    }
+
+    /// Answers whether the work is the caller's now; leaves a note otherwise.
+    @inline(__always)
+    private borrowing func begin() -> Bool {
+        var seen = Word.free
+        while true {
+            let (exchanged, original) = word.compareExchange(
+                expected: seen, desired: seen == Word.free ? Word.taken : Word.wanted,
+                ordering: .sequentiallyConsistent)
+            if exchanged { return seen == Word.free }
+            seen = original
         }
+    }
+
+    /// Answers whether nobody has left a note; takes one away.
+    @inline(__always)
+    private borrowing func end() -> Bool {
+        if word.compareExchange(expected: Word.taken, desired: Word.free, ordering: .sequentiallyConsistent).exchanged {
+            return true
+        }
+        _ = word.exchange(Word.taken, ordering: .sequentiallyConsistent)
+        return false
     }
 }

@@ -19,6 +19,8 @@ struct SendEntry {
     var isInline: Bool
     /// Not `.success` when posting found a fault; the request then completes so at its turn.
     var verdict: WorkStatus
+    /// It has failed with `verdict`, and waits for a place in the completion queue.
+    var isOver = false
 }
 
 /// The send queue: written by the poster, emptied by whoever drives the pair. Capacity is taken at creation; posting

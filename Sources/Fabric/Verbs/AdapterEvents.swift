@@ -44,10 +44,14 @@ enum AdapterEvents {
             let loss = loss(event)
             // Before anything that waits: destroying a queue pair waits for its events to be acknowledged.
             ibv_ack_async_event(&event)
-            guard let loss else { continue }
-            let managers = listeners.withLock { $0.compactMap(\.manager) }
-            for manager in managers where manager.context.adapter == adapter { manager.lose(loss) }
+            if let loss { pass(loss, of: adapter) }
         }
+    }
+
+    /// Tells all devices of an adapter.
+    static func pass(_ loss: Loss, of adapter: UnsafeMutablePointer<ibv_context>) {
+        let managers = listeners.withLock { $0.compactMap(\.manager) }
+        for manager in managers where manager.context.adapter == adapter { manager.lose(loss) }
     }
 
     /// nil when nothing has been lost.

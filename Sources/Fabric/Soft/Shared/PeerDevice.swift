@@ -134,8 +134,10 @@ enum SharedFile {
         let block = max(4096, Int(status.st_blksize))
         let whole = block <= HugePages.bytes ? (bytes + block - 1) / block * block : bytes
         let mappedBytes = whole <= Int(status.st_size) ? whole : bytes
-        let base = mmap(nil, mappedBytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, file.raw, 0)
-        guard let base, base != MAP_FAILED else { throw .system(KernelError("mmap")) }
-        return (base, mappedBytes)
+        do throws(KernelError) {
+            return (try MemoryFile.map(file.raw, bytes: mappedBytes, writable: writable), mappedBytes)
+        } catch {
+            throw .system(error)
+        }
     }
 }

@@ -9,27 +9,40 @@ extension SharedChannel {
     private func runSend(_ pair: SoftQueuePair) {
         let queue = pair.sendQueue
         while !queue.isEmpty {
-            guard pair.sendCompletions.reserve() else { return }
             let index = queue.first
             let entry = queue.entry(index)
             let elements = queue.elements(index)
+            // A request that is not signalled needs a place only where it fails.
+            let isReserved = entry.pointee.isSignaled
+            if isReserved, !pair.sendCompletions.reserve() { return }
             var status = WorkStatus.flushed
-            if pair.state.load(ordering: .acquiring) == SoftQueuePair.State.connected.rawValue {
+            if entry.pointee.isOver {
+                status = entry.pointee.verdict
+            } else if pair.state.load(ordering: .acquiring) == SoftQueuePair.State.connected.rawValue {
                 var step = execute(entry, elements)
                 if case .served = step { step = serve(entry, elements, pair) }
                 switch step {
                 case .finished(let result): status = result
                 case .waitingForReceive where !pair.mayWaitForReceive(): status = .receiverNotReady
                 case .waitingForReceive:
-                    pair.sendCompletions.cancelReservation()
+                    if isReserved { pair.sendCompletions.cancelReservation() }
                     return
                 case .waiting, .served:
-                    pair.sendCompletions.cancelReservation()
+                    if isReserved { pair.sendCompletions.cancelReservation() }
                     askForRegion(pair)
                     return
                 }
             }
             pair.stopWaitingForReceive()
+            if !isReserved {
+                if status == .success {
+                    queue.retire()
+                    continue
+                }
+                entry.pointee.verdict = status
+                entry.pointee.isOver = true
+                guard pair.sendCompletions.reserve() else { return }
+            }
             pair.complete(entry, status)
         }
     }
@@ -54,7 +67,7 @@ extension SharedChannel {
         let isPeersDoing = isClosedByPeer || pair.isPeerGone.load(ordering: .acquiring)
         if isConnected || isPeersDoing, !isReceiveBroken {
             switch receive(pair.receiveQueue, into: pair.receiveCompletions, number: pair.number) {
-            case .empty: break
+            case .empty, .batchFull: break
             case .completionsFull: return
             case .failed:
                 isReceiveBroken = true

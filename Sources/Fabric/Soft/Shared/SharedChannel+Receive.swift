@@ -8,8 +8,7 @@ extension SharedChannel {
     func announce(_ index: Int, count: Int) {
         let lengths = mine.word32(PairPage.lengthsOffset)
         lego_atomic_store_u32(lengths + index % receives, UInt32(clamping: count))
-        lego_atomic_store_u64(mine.word64(PairPage.Word.posted), UInt64(index &+ 1))
-        lego_atomic_fence()
+        _ = lego_atomic_exchange_u64(mine.word64(PairPage.Word.posted), UInt64(index &+ 1))
         wakeSender()
     }
 
@@ -19,105 +18,139 @@ extension SharedChannel {
         if lego_atomic_load_u32(word) != 0, lego_atomic_exchange_u32(word, 0) != 0 { device?.signal() }
     }
 
-    /// How much of the ring has been taken, as the peer is told: `ringHead` itself is the receive driver's.
+    /// Whether a piece has come that nobody has taken. Any thread; a hint.
     @inline(__always)
-    private var publishedHead: UInt64 { lego_atomic_load_u64(mine.word64(PairPage.Word.ringHead)) }
+    var hasArrivals: Bool { isThere(lego_atomic_load_u64(mine.word64(PairPage.Word.slotHead))) }
 
-    /// Whether the ring holds something. Any thread; a hint.
     @inline(__always)
-    var hasArrivals: Bool { lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) != publishedHead }
-
-    /// Whether the peer may be waiting for room in its ring. Any thread; a hint.
-    var isAlmostFull: Bool {
-        lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail)) &- publishedHead > UInt64(PairPage.ringBytes / 2)
+    private func isThere(_ number: UInt64) -> Bool {
+        lego_atomic_load_u32(theirs.slot(number).stamp) == PieceSlot.stamp(number)
     }
+
+    /// Whether the peer waits, perhaps for room. Any thread; a hint.
+    var mayBeFull: Bool { lego_atomic_load_u32(theirs.word32(PairPage.Word.senderWaits)) != 0 }
 
     enum ReceiveStep {
         case empty
+        /// There may be more.
+        case batchFull
         /// A poll of the completion queue makes room, and comes back here.
         case completionsFull
         /// The peer broke the protocol, or a receive failed: the connection must end.
         case failed
     }
 
+    /// Completions that are handed on together.
+    private static var batch_max: Int { 16 }
+
     /// Matches what has arrived with the posted receives. On the receive driver.
     func receive(_ queue: ReceiveQueue, into completions: SoftCompletionQueue, number: UInt32) -> ReceiveStep {
-        let tail = lego_atomic_load_u64(theirs.word64(PairPage.Word.ringTail))
-        if tail == ringHead { return .empty }
-        guard tail &- ringHead <= UInt64(PairPage.ringBytes), tail % 16 == 0 else { return .failed }
+        if !isThere(slotHead) { return .empty }
         let before = receiveActivity.pointee
-        lego_atomic_store_u32(receiveActivity, before &+ 1)
-        lego_atomic_fence()
+        _ = lego_atomic_exchange_u32(receiveActivity, before &+ 1)
         defer {
             lego_atomic_store_u32(receiveActivity, before &+ 2)
             lego_atomic_store_u64(mine.word64(PairPage.Word.ringHead), ringHead)
-            lego_atomic_fence()
+            _ = lego_atomic_exchange_u64(mine.word64(PairPage.Word.slotHead), slotHead)
             wakeSender()
         }
-        while tail != ringHead {
-            guard let record = nextRecord(until: tail), let receive = queue.first else { return .failed }
-            let piece = Int(record.pieceCount)
-            let isLast = receiveOffset &+ piece == Int(record.messageCount)
+        return withUnsafeTemporaryAllocation(of: WorkCompletion.self, capacity: Self.batch_max) { batch in
+            let start = slotHead
+            var step = ReceiveStep.batchFull
+            // A peer that does not stop sending keeps nobody here: what comes later is the next poll's.
+            while case .batchFull = step, slotHead &- start < UInt64(PairPage.slots) {
+                var count = 0
+                step = receiveBatch(queue, into: completions, number, batch, &count)
+                completions.push(UnsafeMutableBufferPointer(rebasing: batch[..<count]))
+            }
+            return step
+        }
+    }
+
+    /// Takes pieces until a batch of completions is full.
+    @inline(__always)
+    private func receiveBatch(
+        _ queue: ReceiveQueue, into completions: SoftCompletionQueue, _ number: UInt32,
+        _ batch: UnsafeMutableBufferPointer<WorkCompletion>, _ count: inout Int
+    ) -> ReceiveStep {
+        while count < batch.count {
+            if !isThere(slotHead) { return .empty }
+            let slot = theirs.slot(slotHead)
+            let head = slot.read()
+            guard isSound(head), let receive = queue.first else { return .failed }
             guard completions.reserve() else { return .completionsFull }
-            let status = take(record, into: receive, queue.firstElements)
-            if status == .success, record.kind == RingRecord.Kind.send.rawValue, !isLast {
+            let isLast = receiveOffset &+ Int(head.count) == Int(head.messageCount)
+            let status = take(head, slot, into: receive, queue.firstElements)
+            if status == .success, head.kind == PieceHead.Kind.send.rawValue, !isLast {
                 completions.cancelReservation()
                 continue
             }
-            let isImmediate = record.kind == RingRecord.Kind.immediate.rawValue
-            completions.push(
-                WorkCompletion(
-                    id: receive.pointee.id, status: status, kind: isImmediate ? .receiveImmediate : .receive,
-                    count: record.messageCount, immediate: record.immediate, queuePair: number))
+            let isImmediate = head.kind == PieceHead.Kind.immediate.rawValue
+            batch[count] = WorkCompletion(
+                id: receive.pointee.id, status: status, kind: isImmediate ? .receiveImmediate : .receive,
+                count: head.messageCount, immediate: head.immediate, queuePair: number)
+            count &+= 1
             receiveOffset = 0
             queue.retire()
             if status != .success { return .failed }
         }
-        return .empty
+        return .batchFull
     }
 
-    /// The record at the head of the ring, checked. Nil when it is malformed.
-    private func nextRecord(until tail: UInt64) -> RingRecord? {
-        let offset = Int(ringHead % UInt64(PairPage.ringBytes))
-        let record = theirRing.load(fromByteOffset: offset, as: RingRecord.self)
-        let available = tail &- ringHead
-        guard record.pieceCount <= UInt32(PairPage.ringBytes),
-            record.messageCount <= UInt32(SoftLimits.messageBytes_max),
-            UInt64(RingRecord.footprint(Int(record.pieceCount))) <= available
-        else { return nil }
-        switch RingRecord.Kind(rawValue: record.kind) {
-        case .send:
-            let left = Int(record.messageCount) &- receiveOffset
-            guard Int(record.pieceCount) <= left, record.pieceCount > 0 || left == 0 else { return nil }
-        case .immediate, .tooLong:
-            guard record.pieceCount == 0, receiveOffset == 0 else { return nil }
-        case nil: return nil
+    /// Whether a piece may be what it says.
+    @inline(__always)
+    private func isSound(_ head: PieceHead) -> Bool {
+        guard head.count <= UInt32(PairPage.ringBytes), head.messageCount <= UInt32(SoftLimits.messageBytes_max) else {
+            return false
         }
-        return record
+        switch PieceHead.Kind(rawValue: head.kind) {
+        case .send:
+            let left = Int(head.messageCount) &- receiveOffset
+            return Int(head.count) <= left && (head.count > 0 || left == 0)
+        case .immediate, .tooLong: return head.count == 0 && receiveOffset == 0
+        case nil: return false
+        }
     }
 
-    /// Takes a checked record off the ring, into the receive that it belongs to.
+    /// Takes a checked piece into the receive that it belongs to.
+    @inline(__always)
     private func take(
-        _ record: RingRecord, into receive: UnsafeMutablePointer<ReceiveEntry>,
+        _ head: PieceHead, _ slot: PieceSlot, into receive: UnsafeMutablePointer<ReceiveEntry>,
         _ elements: UnsafeMutablePointer<ScatterElement>
     ) -> WorkStatus {
-        let piece = Int(record.pieceCount)
-        var position = Int((ringHead &+ UInt64(RingRecord.size)) % UInt64(PairPage.ringBytes))
-        ringHead &+= UInt64(RingRecord.footprint(piece))
-        switch RingRecord.Kind(rawValue: record.kind) {
+        let count = Int(head.count)
+        let position = Int(ringHead % UInt64(PairPage.ringBytes))
+        slotHead &+= 1
+        ringHead &+= UInt64(PieceHead.footprint(count))
+        switch PieceHead.Kind(rawValue: head.kind) {
         case .tooLong: return .localLength
         case .send: break
         default: return .success
         }
-        guard Int(record.messageCount) <= receive.pointee.count else { return .localLength }
+        guard Int(head.messageCount) <= receive.pointee.count else { return .localLength }
         guard table.allLocal(elements, receive.pointee.elementCount) else { return .localProtection }
-        forEachPiece(elements, receive.pointee.elementCount, from: receiveOffset, count: piece) { address, length in
+        if count <= PieceSlot.inlineBytes_max {
+            var source = slot.payload
+            forEachPiece(elements, receive.pointee.elementCount, from: receiveOffset, count: count) { address, length in
+                copyShort(address, source, length)
+                source += length
+            }
+        } else {
+            copyOutOfRing(position, receive.pointee.elementCount, elements, count)
+        }
+        receiveOffset &+= count
+        return .success
+    }
+
+    private func copyOutOfRing(
+        _ start: Int, _ elementCount: Int, _ elements: UnsafeMutablePointer<ScatterElement>, _ count: Int
+    ) {
+        var position = start
+        forEachPiece(elements, elementCount, from: receiveOffset, count: count) { address, length in
             let untilEnd = min(length, PairPage.ringBytes &- position)
             memcpy(address, theirRing + position, untilEnd)
             if untilEnd < length { memcpy(address + untilEnd, theirRing, length &- untilEnd) }
             position = (position &+ length) % PairPage.ringBytes
         }
-        receiveOffset &+= piece
-        return .success
     }
 }

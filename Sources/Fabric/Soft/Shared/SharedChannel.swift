@@ -15,7 +15,7 @@ enum Step {
 }
 
 /// The shared-memory transport of one queue pair. The initiator's thread copies between its memory and the peer's
-/// mapped regions; messages and immediates go through a ring in each direction, which the receiver's poll empties.
+/// mapped regions; messages and immediates go through slots in each direction, which the receiver's poll empties.
 ///
 /// Mutable fields are the send driver's (`execute`) or the receive driver's (`receive`), as marked.
 final class SharedChannel: @unchecked Sendable {
@@ -48,9 +48,13 @@ final class SharedChannel: @unchecked Sendable {
 
     // The send driver's.
     var activity: UInt32 = 0
+    var slotTail: UInt64 = 0
     var ringTail: UInt64 = 0
-    var publishedTail: UInt64 = 0
     var messagesSent: UInt64 = 0
+    /// What was seen last of what the peer has taken and posted.
+    var slotHeadSeen: UInt64 = 0
+    var ringHeadSeen: UInt64 = 0
+    var postedSeen: UInt64 = 0
     var sendOffset = 0
     /// The key whose region has been asked for, 0 when none.
     var wantedKey: UInt32 = 0
@@ -62,6 +66,7 @@ final class SharedChannel: @unchecked Sendable {
     let unmappableKey = Atomic<UInt32>(0)
 
     // The receive driver's. The activity word has other readers.
+    var slotHead: UInt64 = 0
     var ringHead: UInt64 = 0
     var receiveOffset = 0
     /// The peer broke the protocol, or a receive failed.
@@ -179,6 +184,16 @@ final class SharedChannel: @unchecked Sendable {
 
     @inline(__always)
     func endAccess() { _ = lego_atomic_add_u32(mine.word32(PairPage.Word.accesses), .max) }
+}
+
+/// memcpy, without a call where it is a word.
+@inline(__always)
+func copyShort(_ to: UnsafeMutableRawPointer, _ from: UnsafeRawPointer, _ count: Int) {
+    if count == 8 {
+        to.storeBytes(of: from.loadUnaligned(as: UInt64.self), as: UInt64.self)
+    } else {
+        memcpy(to, from, count)
+    }
 }
 
 /// Calls `body` for the parts of a scatter list that hold bytes `from..<from + count` of the message.

@@ -116,7 +116,7 @@ final class SharedLink: PairLink, @unchecked Sendable {
     func attend() {
         if !pair.isBroken {
             if pair.hasWork { pair.driveSend() }
-            if channel.isAlmostFull { pair.driveReceive() }
+            if channel.mayBeFull { pair.driveReceive() }
             return
         }
         if pair.finish(), pair.isPeerGone.load(ordering: .acquiring) {
