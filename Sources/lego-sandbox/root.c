@@ -67,6 +67,9 @@ static int enter_tree(const char *root) {
   return chdir("/");
 }
 
+// Between the two steps of the root: the proc(5) that lies below /tmp.
+static int whole_proc = -1;
+
 static int mount_there(const struct file_system *what) {
   return mount(what->type, what->path, what->type, what->flags, what->data);
 }
@@ -91,6 +94,27 @@ static int mount_temporary(uint64_t bytes, struct failure *failure) {
   if (bytes > 0) snprintf(data, sizeof data, "mode=1777,size=%llu", (unsigned long long)bytes);
   struct file_system temporary = {"/tmp", "tmpfs", MS_NOSUID | MS_NODEV, data, 0};
   return mount_one(&temporary, failure);
+}
+
+// Linux lets a program mount proc(5) in a user namespace of its own, as container tools do, only where it sees a whole
+// one already, and /proc has a file mounted over it. A second one lies out of everybody's reach, below what becomes
+// /tmp. Answers a descriptor of it.
+static int mount_whole_proc(struct failure *failure) {
+  static const struct file_system hidden[] = {
+      {"/tmp", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700,size=4k", 0},
+      {"/tmp/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL, 0},
+  };
+  for (size_t i = 0; i < sizeof hidden / sizeof *hidden; i++)
+    if (mount_one(&hidden[i], failure) < 0) return -1;
+  int descriptor = open(hidden[1].path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+  return descriptor < 0 ? fail(failure, LEGO_SANDBOX_STAGE_MOUNT, hidden[1].path) : descriptor;
+}
+
+// From user 0 parts of /proc are hidden on purpose: there it goes again.
+static int unmount_whole_proc(struct failure *failure) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", whole_proc);
+  return umount2(path, MNT_DETACH) < 0 ? fail(failure, LEGO_SANDBOX_STAGE_MOUNT, path) : 0;
 }
 
 static int make_devices(struct failure *failure) {
@@ -120,6 +144,8 @@ int root_build(const struct lego_sandbox_prepare *preparation, struct failure *f
   if (enter_tree(preparation->root) < 0) return fail(failure, LEGO_SANDBOX_STAGE_ROOT, preparation->root);
   for (size_t i = 0; i < sizeof file_systems / sizeof *file_systems; i++)
     if (mount_one(&file_systems[i], failure) < 0) return -1;
+  whole_proc = mount_whole_proc(failure);
+  if (whole_proc < 0) return -1;
   if (mount_temporary(preparation->temporary_bytes, failure) < 0) return -1;
   return make_devices(failure);
 }
@@ -130,5 +156,8 @@ int root_finish(const struct start *start, struct failure *failure) {
       return fail(failure, LEGO_SANDBOX_STAGE_MOUNT, "/proc/meminfo");
     close(start->memory);
   }
+  int result = start->header.uid == 0 ? unmount_whole_proc(failure) : 0;
+  close(whole_proc);
+  if (result < 0) return -1;
   return start->header.uid == 0 ? protect_host(failure) : 0;
 }

@@ -57,6 +57,16 @@ struct ProcTests {
         }
     }
 
+    /// A container of the program's own has its own proc(5).
+    @Test func aNewNamespaceMountsItsOwn() throws {
+        try Rack.with { rack in
+            let command = ["unshare", "--map-root-user", "--mount", "--pid", "--fork", "--mount-proc"]
+            let result = try rack.run(
+                ["--user", "nobody"], ["/usr/bin/env"] + command + ["sh", "-c", "echo /proc/[0-9]* $$"])
+            #expect(result.text == "/proc/1 1\n", "\(result.errors)")
+        }
+    }
+
     @Test func memoryIsTheRacks() throws {
         try Rack.with(["--memories", "2", "--memory-size", "768MiB"]) { rack in
             let script = """
@@ -73,6 +83,11 @@ struct ProcTests {
             #expect(limited.text == "100 100 True True\n", "\(limited.errors)")
             let free = try rack.run([], ["/usr/bin/free", "-m"])
             #expect(free.text.contains(" 1536 "), "\(free.text)\(free.errors)")
+            // Huge pages of hugetlb are the host's.
+            let huge = ["grep", "^Huge", "/proc/meminfo"]
+            let native = try Command("/usr/bin/env", huge).run()
+            #expect(native.text.contains("Hugepagesize:"))
+            #expect(try rack.run([], ["/usr/bin/env"] + huge).text == native.text)
         }
     }
 }

@@ -32,7 +32,6 @@ extension MonitorCore {
         awaitAhead(of: space)
         let page = Page.number(address)
         if address == 0 || page >= Page.count_max || !space.regions.overlaps(page..<page + 1) { return }
-        watch(space, page..<page + 1)
         bringNow(space, page)
         let entry = space.table.entry(page)
         if entry.pointee.isResident { entry.pointee.set(PageEntry.pinned) }
@@ -50,6 +49,7 @@ extension MonitorCore {
 
     /// Makes a page of the program's memory resident and writable.
     func bringNow(_ space: AddressSpace, _ page: UInt64) {
+        watch(space, page..<page + 1)
         let entry = space.table.entry(page)
         if entry.pointee.isGuarded { return }
         if !entry.pointee.isResident {

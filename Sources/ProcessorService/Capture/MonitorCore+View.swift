@@ -33,7 +33,7 @@ extension MonitorCore {
     }
 
     /// Makes a page resident and writable, if it is one that this manages.
-    private func bring(_ space: AddressSpace, _ page: UInt64) {
+    func bring(_ space: AddressSpace, _ page: UInt64) {
         awaitAhead(of: space)
         if page >= Page.count_max { return }
         // A stack grows beyond its region.
@@ -72,7 +72,8 @@ extension MonitorCore {
         var magic: UInt64 = 0
         var mountFlags: UInt64 = 0
         if lego_file_system(directory.raw, &magic, &mountFlags) < 0 || magic != Self.procMagic { return .proceed }
-        let helpers = helperNumbers()
+        // A proc(5) of a namespace of the program's own has others by these numbers.
+        let helpers = helperNumbers().filter { Self.isHelper($0, listedIn: directory.raw) }
         let room = Int(min(a.2 & 0xffff_ffff, UInt64(Self.listingBytes_max)))
         let bytes = UnsafeMutableRawPointer.allocate(byteCount: max(room, 8), alignment: 8)
         defer { bytes.deallocate() }
@@ -85,6 +86,19 @@ extension MonitorCore {
             let isWritten = writeProgram(space, a.1, UnsafeRawBufferPointer(start: bytes, count: kept))
             return .answer(isWritten ? Int64(kept) : -Int64(EFAULT))
         }
+    }
+
+    private static let helperNames = ["lego-init\n", "lego-agent\n"]
+
+    private static func isHelper(_ number: Int32, listedIn directory: Int32) -> Bool {
+        let raw = openat(directory, "\(number)/comm", O_RDONLY | O_CLOEXEC)
+        if raw < 0 { return false }
+        let file = Descriptor(taking: raw)
+        let name = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: 64) { bytes in
+            let count = read(file.raw, bytes.baseAddress, bytes.count)
+            return String(decoding: bytes[..<max(0, count)], as: UTF8.self)
+        }
+        return helperNames.contains(name)
     }
 
     /// Takes the entries of processes out of a listing (struct linux_dirent64); answers how many bytes are left.

@@ -24,21 +24,29 @@ enum ProcessFiles {
     }
 
     static func open(_ process: Int32, _ name: String, writable: Bool = false) throws(KernelError) -> Descriptor {
-        let path = "/proc/\(process)/\(name)"
+        try open("/proc/\(process)/\(name)", writable: writable)
+    }
+
+    private static func open(_ path: String, writable: Bool = false) throws(KernelError) -> Descriptor {
         let raw = Glibc.open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC)
         if raw < 0 { throw KernelError("open \(path)") }
         return Descriptor(taking: raw)
     }
 
     static func text(_ process: Int32, _ name: String) throws(KernelError) -> String {
-        let file = try open(process, name)
+        try text("/proc/\(process)/\(name)")
+    }
+
+    /// A file of proc(5), whole.
+    static func text(_ path: String) throws(KernelError) -> String {
+        let file = try open(path)
         var bytes: [UInt8] = []
         var count = 1
         while count > 0 {
             let used = bytes.count
             bytes.append(contentsOf: repeatElement(0, count: 64 << 10))
             count = bytes.withUnsafeMutableBytes { read(file.raw, $0.baseAddress! + used, 64 << 10) }
-            if count < 0 { throw KernelError("read /proc/\(process)/\(name)") }
+            if count < 0 { throw KernelError("read \(path)") }
             bytes.removeLast((64 << 10) - count)
         }
         return String(decoding: bytes, as: UTF8.self)

@@ -46,6 +46,8 @@ struct MemoryFigures: Sendable {
             ("KReclaimable", 0), ("Slab", 0), ("SReclaimable", 0), ("SUnreclaim", 0), ("KernelStack", 0),
             ("PageTables", 0), ("NFS_Unstable", 0), ("Bounce", 0), ("WritebackTmp", 0), ("CommitLimit", total),
             ("Committed_AS", used), ("VmallocTotal", 34_359_738_367), ("VmallocUsed", 0), ("VmallocChunk", 0),
+            ("AnonHugePages", 0), ("ShmemHugePages", 0), ("ShmemPmdMapped", 0), ("FileHugePages", 0),
+            ("FilePmdMapped", 0),
         ]
         var text = ""
         for (name, value) in values {
@@ -53,6 +55,12 @@ struct MemoryFigures: Sendable {
             let width = 24 - name.utf8.count - 1
             text += name + ":" + String(repeating: " ", count: max(1, width - number.utf8.count)) + number + " kB\n"
         }
-        return text
+        return text + Self.hugePages
+    }
+
+    /// The lines on hugetlb pages, which are this host's: programs map them natively, and learn their size here.
+    private static var hugePages: String {
+        guard let lines = try? ProcessFiles.text("/proc/meminfo") else { return "" }
+        return lines.split(separator: "\n").filter { $0.hasPrefix("Huge") }.map { $0 + "\n" }.joined()
     }
 }
