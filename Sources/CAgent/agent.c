@@ -371,8 +371,17 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "i"(offsetof(struct lego_agent_page, clone_error)));
 }
 
+// Where handlers of signals return to that were installed without SA_RESTART (MonitorCore+Handlers.swift). The bytes
+// are those of every C library's restorer, by which debuggers and libgcc know a signal's frame. The monitor answers
+// this call, which may be interrupted itself.
+CODE __attribute__((naked)) void lego_agent_restorer(void) {
+  __asm__ volatile("1: .byte 0x48, 0xc7, 0xc0, 0x0f, 0x00, 0x00, 0x00, 0x0f, 0x05\n" // mov $15, %rax; syscall
+                   "jmp 1b\n");
+}
+
 extern const char __start_lego_agent[], __stop_lego_agent[];
 
 const void *lego_agent_code(void) { return __start_lego_agent; }
 uint64_t lego_agent_code_bytes(void) { return (uint64_t)(__stop_lego_agent - __start_lego_agent); }
+uint64_t lego_agent_restorer_offset(void) { return (uint64_t)((const char *)lego_agent_restorer - __start_lego_agent); }
 uint64_t lego_agent_boot_offset(void) { return (uint64_t)((const char *)lego_agent_boot - __start_lego_agent); }

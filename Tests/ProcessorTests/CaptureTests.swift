@@ -26,7 +26,9 @@ struct CaptureTests {
         if evicts { #expect(outcome.statistics.evictedPages > 0) }
     }
 
-    @Test(arguments: ["fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes"])
+    @Test(arguments: [
+        "fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes", "interrupted_calls",
+    ])
     func memoryIsRight(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)

@@ -71,8 +71,8 @@ enum FilterInterpreter {
 
     @Test func everyCallEndsInAVerdict() throws {
         let trapped: Set<UInt32> = [
-            2, 9, 11, 12, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 202, 203, 204, 206, 217, 218,
-            257, 273, 302, 304, 308, 311, 425, 435, 437, 440, 448,
+            2, 9, 11, 12, 13, 15, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 202, 203, 204, 206,
+            217, 218, 257, 273, 302, 304, 308, 311, 425, 435, 437, 440, 448,
         ]
         for number in UInt32(0)..<600 {
             let verdict = try #require(evaluate(Call(number: number)))
@@ -138,6 +138,15 @@ enum FilterInterpreter {
         #expect(action(101, [1]) == Self.allow)
         #expect(action(30, [1, 0, 0o40000]) == Self.notify)
         #expect(action(30, [1, 0, 0o10000]) == Self.allow)
+    }
+
+    @Test func handlersAreTrapped() {
+        // rt_sigaction that sets; rt_sigreturn of the agent's restorer alone.
+        #expect(evaluate(Call(number: 13, arguments: [2, 0, 0x1000, 8, 0, 0]))?.action == Self.allow)
+        #expect(evaluate(Call(number: 13, arguments: [2, 0x1000, 0, 8, 0, 0]))?.action == Self.notify)
+        #expect(evaluate(Call(number: 15))?.action == Self.allow)
+        #expect(evaluate(Call(number: 15, instruction: 0x7e90_0000_0123))?.action == Self.notify)
+        #expect(evaluate(Call(number: 15, instruction: 0x7e90_0000_4000))?.action == Self.allow)
     }
 
     @Test func whatMayPinPagesIsTrapped() {

@@ -98,7 +98,9 @@ _Static_assert(LEGO_AGENT_EVICTOR_PAGE_OFFSET == LEGO_AGENT_BUFFER_OFFSET + LEGO
                "the evictor's page follows the buffer");
 _Static_assert(sizeof(struct lego_agent_page) <= 0x2000, "two pages");
 
-// The agent's machine code, position-dependent at LEGO_AGENT_BASE, and where a program's thread enters it.
+// The agent's machine code, position-dependent at LEGO_AGENT_BASE; where a program's thread enters it; and where handlers of
+// signals return to.
 const void *lego_agent_code(void);
 uint64_t lego_agent_code_bytes(void);
 uint64_t lego_agent_boot_offset(void);
+uint64_t lego_agent_restorer_offset(void);

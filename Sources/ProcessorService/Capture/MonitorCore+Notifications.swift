@@ -9,6 +9,7 @@ extension MonitorCore {
     func handle(_ notification: lego_notification) {
         if hasFailed { return }
         ProgramCounters.add(counters.trappedCalls)
+        if isOfHandlers(notification) && carryOutHandlers(notification) { return }
         guard let space = identify(notification) else {
             if isNative(notification.thread) {
                 return leaveToKernel(notification)

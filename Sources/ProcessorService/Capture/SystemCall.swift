@@ -6,6 +6,8 @@ enum SystemCall {
     static let mprotect: UInt32 = 10
     static let munmap: UInt32 = 11
     static let brk: UInt32 = 12
+    static let rtSigaction: UInt32 = 13
+    static let rtSigreturn: UInt32 = 15
     static let ioctl: UInt32 = 16
     static let pread64: UInt32 = 17
     static let mremap: UInt32 = 25

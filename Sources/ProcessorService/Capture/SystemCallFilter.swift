@@ -40,6 +40,8 @@ public enum SystemCallFilter {
         case pointer(argument: UInt32)
         /// Only F_SETFL with O_DIRECT.
         case setDirect
+        /// Only from the agent's code, which no other rule looks at.
+        case fromRestorer
     }
 
     /// The first ones are reached soonest: those whose other uses are many.
@@ -65,6 +67,8 @@ public enum SystemCallFilter {
         (SystemCall.setns, .always),
         // What tells of the host and of helpers.
         (SystemCall.sysinfo, .always), (SystemCall.getdents64, .always),
+        // Which handlers of signals interrupt calls, and how they return.
+        (SystemCall.rtSigaction, .pointer(argument: 1)), (SystemCall.rtSigreturn, .fromRestorer),
         // What may pin pages for a device that writes to them.
         (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
         (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),
@@ -126,8 +130,14 @@ public enum SystemCallFilter {
         emit(ifEqual, UInt32(LEGO_AGENT_BASE >> 32), 0, 3)
         emit(load, instructionLow)
         emit(ifGreaterOrEqual, UInt32(LEGO_AGENT_CODE_BYTES), 1, 0)
+        if case .fromRestorer = rule {
+            emit(answer, notify)
+            emit(answer, allow)
+            return code
+        }
         emit(answer, allow)
         switch rule {
+        case .fromRestorer: break
         case .always:
             emit(answer, notify)
         case .flags(let number, let bits): notifyIf(ifAnyBit, number, bits)
@@ -159,6 +169,9 @@ public enum SystemCallFilter {
         }
         return code
     }
+
+    /// Whether there is a rule for that call.
+    static func traps(_ number: UInt32) -> Bool { rules.contains { $0.call == number } }
 
     /// The filter as bytes, for the sandbox.
     public static func bytes() -> [UInt8] {
