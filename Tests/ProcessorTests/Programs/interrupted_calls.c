@@ -31,7 +31,7 @@ static void memory_calls(void) {
   install(SIGALRM, tick, 0);
   ticks = 0;
   set_timer(150);
-  for (int i = 0; (i < 4000 || ticks < 2000) && !check_failures; i++) {
+  for (int i = 0; (i < 300 || ticks < 200) && !check_failures; i++) {
     char *memory = pages(2);
     memory[0] = memory[PAGE] = 1;
     memory = mremap(memory, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE);
@@ -46,7 +46,7 @@ static void memory_calls(void) {
 
 // The children's ends interrupt the next forks.
 static void forks(void) {
-  enum { CHILDREN = 300 };
+  enum { CHILDREN = 40 };
   int reaped = 0;
   install(SIGCHLD, tick, 0);
   for (int i = 0; i < CHILDREN; i++) {
