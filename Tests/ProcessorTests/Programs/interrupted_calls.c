@@ -71,28 +71,28 @@ static void handled_one(int number) {
   ticks++;
   CHECK(write(handled[1], &byte, 1) == 1);
 }
-static int is_waiting(pid_t process) {
-  char path[64], text[64] = "";
-  snprintf(path, sizeof path, "/proc/%d/syscall", process);
-  int file = open(path, O_RDONLY);
-  CHECK(file >= 0 && read(file, text, sizeof text - 1) > 0);
-  close(file);
-  return strncmp(text, "0 ", 2) == 0; // read(2)
+// Whether the process whose /proc/PID/syscall that is waits in read(2).
+static int is_waiting(int calls) {
+  char text[64] = "";
+  CHECK(pread(calls, text, sizeof text - 1, 0) > 0);
+  return strncmp(text, "0 ", 2) == 0;
 }
 static int interrupted_read(int flags) {
   int source[2];
   char byte;
   CHECK(pipe(source) == 0 && pipe(handled) == 0);
   install(SIGUSR1, handled_one, flags);
+  int calls = open("/proc/self/syscall", O_RDONLY); // which may number processes as another namespace does
   pid_t parent = getpid(), child = fork();
   if (child == 0) {
-    while (!is_waiting(parent)) sched_yield();
+    while (!is_waiting(calls)) sched_yield();
     kill(parent, SIGUSR1);
     if (read(handled[0], &byte, 1) != 1 || write(source[1], &byte, 1) != 1) _exit(1);
     _exit(0);
   }
   int result = read(source[0], &byte, 1), error = errno;
   CHECK(waitpid(child, NULL, 0) == child);
+  close(calls);
   for (int i = 0; i < 2; i++) close(source[i]), close(handled[i]);
   if (result == 1) return 0;
   CHECK(result == -1);
