@@ -111,7 +111,9 @@ CODE static long prepare(int *userfault) {
   if (result < 0) return result;
   result = call3(SYS_madvise, POOL, POOL_BYTES, MADV_DONTFORK);
   if (result < 0) return result;
-  result = call3(SYS_madvise, LEGO_AGENT_BASE, LEGO_AGENT_FILE_BYTES, MADV_DONTFORK);
+  // The code stays: handlers that a forked child has inherited return to it before the child has an agent.
+  result = call3(SYS_madvise, LEGO_AGENT_BASE + LEGO_AGENT_CODE_BYTES, LEGO_AGENT_FILE_BYTES - LEGO_AGENT_CODE_BYTES,
+                 MADV_DONTFORK);
   if (result < 0) return result;
   range.range.start = POOL;
   range.range.len = POOL_BYTES;

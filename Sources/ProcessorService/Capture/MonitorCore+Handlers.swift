@@ -104,14 +104,11 @@ extension MonitorCore {
         case SystemCall.openat, SystemCall.openByHandle: return has(frame.rdx)
         // That of a pipe may wait, and its flags are in the program's memory.
         case SystemCall.openat2: return false
-        case SystemCall.futex: return [FutexOperation.lockPI, FutexOperation.lockPI2].contains(frame.rsi & 0x7f)
+        case SystemCall.futex:
+            let operation = UInt32(truncatingIfNeeded: frame.rsi) & FutexOperation.mask
+            return operation == FutexOperation.lock || operation == FutexOperation.lock2
         case let number: return SystemCallFilter.traps(number)
         }
-    }
-
-    private enum FutexOperation {
-        static let lockPI: UInt64 = 6
-        static let lockPI2: UInt64 = 13
     }
 
     // MARK: Memory
@@ -137,7 +134,7 @@ extension MonitorCore {
         for page in Page.range(address & ~4095, UInt64(MemoryLayout<Value>.size) + (address & 4095)) {
             bring(space, page)
         }
-        counters.setResident(resident)
+        noteResident()
         return attempt()
     }
 }

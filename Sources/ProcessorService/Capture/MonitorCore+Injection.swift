@@ -105,9 +105,11 @@ extension MonitorCore {
         }
         try tracee.holdSignals()
         if known?.agentMemory == nil || known?.agentMemory !== handover.memory {
-            // That of an agent which was killed before it was known is replaced.
-            let isThere = readAgentPage(notification.thread)?.nonce == nonce
+            // What is replaced: all of an agent that was killed before it was known, or the code that a fork has left. The
+            // filter lets only such code make the call, whose instruction is the same afterwards.
+            let isThere = known != nil || readAgentPage(notification.thread)?.nonce == nonce
             let place = UInt64(MAP_SHARED | (isThere ? MAP_FIXED : MAP_FIXED_NOREPLACE))
+            let instruction = isThere ? Self.agentCallInstruction : stopped.rip - 2
             // Code and data apart: a process may have denied itself memory that is both (PR_SET_MDWE).
             let code = UInt64(LEGO_AGENT_CODE_BYTES)
             for (offset, bytes, protection) in [
@@ -115,7 +117,7 @@ extension MonitorCore {
                 (code, UInt64(handover.memory.count) - code, PROT_READ | PROT_WRITE),
             ] {
                 let mapped = try tracee.call(
-                    SystemCall.mmap, at: stopped.rip - 2, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
+                    SystemCall.mmap, at: instruction, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
                     place, UInt64(handover.memoryNumber), offset, until: deadline, idle: idle)
                 if mapped != Int64(LEGO_AGENT_BASE + offset) {
                     throw .failed(
@@ -152,6 +154,9 @@ extension MonitorCore {
             throw error
         }
     }
+
+    /// The `syscall` of the restorer, behind the instruction that loads the call's number.
+    private static let agentCallInstruction = UInt64(LEGO_AGENT_BASE) + lego_agent_restorer_offset() + 7
 
     /// What a thread needs to start an agent.
     private struct Handover: ~Copyable {

@@ -111,6 +111,18 @@ enum ProcessFiles {
         return nil
     }
 
+    /// The stack pointer of a thread that waits in a system call, or is about to (proc(5), /proc/PID/syscall).
+    static func stackPointer(ofWaiting thread: Int32, until deadline: Deadline) -> UInt64? {
+        while let line = try? text(thread, "syscall") {
+            let fields = line.split(whereSeparator: \.isWhitespace)
+            // Number, six arguments, stack pointer, instruction pointer; or "running".
+            if fields.count == 9 { return UInt64(fields[7].dropFirst(2), radix: 16) }
+            if deadline.hasPassed { return nil }
+            sched_yield()
+        }
+        return nil
+    }
+
     /// The inode of one of a thread's namespaces.
     static func namespace(_ thread: Int32, _ kind: String) -> UInt64? {
         var status = stat()
