@@ -27,7 +27,8 @@ struct CaptureTests {
     }
 
     @Test(arguments: [
-        "fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes", "interrupted_calls", "inherited_handler",
+        "fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes", "interrupted_calls",
+        "inherited_handler",
     ])
     func memoryIsRight(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in

@@ -47,7 +47,8 @@ import Testing
     @Test func onlyTheProgramsMountsAreVisible() throws {
         let script = "awk '{print $5}' /proc/self/mountinfo | sort | tr '\\n' ' '"
         let outcome = try SandboxHarness.run(["sh", "-c", script])
-        #expect(outcome.output == "/ /dev /dev/mqueue /dev/pts /dev/shm /proc /sys /tmp ")
+        // The first /tmp and the proc(5) in it lie below the second: `mount_whole_proc` in lego-sandbox/root.c.
+        #expect(outcome.output == "/ /dev /dev/mqueue /dev/pts /dev/shm /proc /sys /tmp /tmp /tmp/proc ")
     }
 
     @Test func programRunsAsItsUserWithoutRights() throws {
