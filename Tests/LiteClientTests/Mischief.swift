@@ -45,8 +45,11 @@ extension LiteSession {
             }
         case .nonsenseEverywhere:
             var random = SystemRandomNumberGenerator()
+            let patience = Deadline.after(.seconds(30))
             for number in 1...2000 {
                 while lego_atomic_load_u32(base.assumingMemoryBound(to: UInt32.self) + 16) &+ 100 < UInt32(number) {
+                    // Some of it is reason enough to be expelled before all is said.
+                    if isLiteSocketClosed(socket) || patience.hasPassed { return leave() }
                     ringLiteDoorbell(socket)
                     lego_spin_pause()
                 }
