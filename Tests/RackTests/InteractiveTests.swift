@@ -95,9 +95,10 @@ struct InteractiveTests {
             python.type(up + left + "\u{7f}8\r")
             #expect(python.shows("\n48\r\n"), "\(python.screen)")
             #expect(python.shows(">>> "))
-            // Not a sleep: a signal between Python's look for signals and that call would be seen after it.
-            python.type("while 1: pass\r\r")
-            #expect(python.shows("... "))
+            // It runs when it says so. A key that comes while a line is still being read takes that line with it, and
+            // a signal between Python's look for signals and a sleep would be seen after it.
+            python.type("exec(\"print('run' + 'ning')\\nwhile 1: pass\")\r")
+            #expect(python.shows("running\r\n"), "\(python.screen)")
             python.type("\u{3}")
             #expect(python.shows("KeyboardInterrupt"), "\(python.screen)")
             #expect(python.shows(">>> "))

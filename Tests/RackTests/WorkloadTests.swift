@@ -49,7 +49,7 @@ struct WorkloadTests {
     /// A traced process keeps its memory local (`MonitorCore+Native.swift`).
     @Test func gdbAndCoreFiles() throws { try compare(Workload("gdb", excache: 24), isBounded: false) }
 
-    @Test func straceFollowsProcesses() throws { try compare(Workload("strace", excache: 16), isBounded: false) }
+    @Test func straceFollowsProcesses() throws { try compare(Workload("strace", excache: 8), isBounded: false) }
 
     /// Agents are killed with the rest, some of them while they are started. Not to be run outside a pid namespace.
     @Test func whoKillsAllOthersGoesOn() throws {
