@@ -8,8 +8,9 @@ import Testing
 @Suite(.serialized)
 struct CaptureTests {
     private static let limit: UInt64 = 1500 * 4096
-    /// What is resident may exceed the limit by a twentieth.
-    private static let bound = limit + limit / 20
+    /// What is resident may exceed the limit by a twentieth, and by pages that the kernel reaches without waiting for a
+    /// fault, which are brought whatever room there is.
+    private static let bound = limit + limit / 20 + 16 * 4096
 
     private func compile(_ name: String, _ directory: String, _ options: [String] = []) throws -> String {
         let source = "\(CapturePrograms.directory)/\(name).c"
@@ -81,7 +82,7 @@ struct CaptureTests {
 
     /// Six walks over records that point to 16384 scattered pages, a tenth of which fit: some 95000 of the pages are
     /// absent when the walk comes to them, and each would fault, twice where it is read and then written.
-    @Test(arguments: [("read", 60_000), ("write", 100_000)])
+    @Test(arguments: [("read", 80_000), ("write", 100_000)])
     func whatAStreamPointsToIsThereBeforeItIsUsed(_ mode: String, _ faults_max: UInt64) throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
