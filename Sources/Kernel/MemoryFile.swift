@@ -31,28 +31,29 @@ public final class MemoryFile: @unchecked Sendable {
     /// Maps a memory file: a large one where huge pages of it can be mapped as what they are, at a multiple of their size.
     public static func map(_ file: Int32, bytes: Int, writable: Bool) throws(KernelError) -> UnsafeMutableRawPointer {
         let protection = writable ? PROT_READ | PROT_WRITE : PROT_READ
-        var place: UnsafeMutableRawPointer?
-        var reserved: UnsafeMutableRawPointer?
-        let whole = (bytes + hugePageBytes - 1) & ~(hugePageBytes - 1)
-        if bytes >= hugePageBytes {
-            let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-            reserved = mmap(nil, whole + hugePageBytes, PROT_NONE, flags, -1, 0)
-            guard let reserved, reserved != MAP_FAILED else { throw KernelError("mmap") }
-            place = reserved.alignedUp(toMultipleOf: hugePageBytes)
+        for _ in 0..<placements where bytes >= hugePageBytes {
+            let place = try alignedPlace(for: bytes)
+            let base = mmap(place, bytes, protection, MAP_SHARED | MAP_FIXED_NOREPLACE, file, 0)
+            if let base, base != MAP_FAILED { return base }
+            if errno != EEXIST { throw KernelError("mmap") }
         }
-        let base = mmap(place, bytes, protection, place == nil ? MAP_SHARED : MAP_SHARED | MAP_FIXED, file, 0)
-        guard let base, base != MAP_FAILED else {
-            let error = KernelError("mmap")
-            if let reserved { munmap(reserved, whole + hugePageBytes) }
-            throw error
-        }
-        if let reserved {
-            let before = base - reserved
-            // What a file of huge pages takes of the reservation is whole ones.
-            if before > 0 { munmap(reserved, before) }
-            munmap(base + whole, hugePageBytes - before)
-        }
+        let base = mmap(nil, bytes, protection, MAP_SHARED, file, 0)
+        guard let base, base != MAP_FAILED else { throw KernelError("mmap") }
         return base
+    }
+
+    /// How often a place that another thread has taken meanwhile is looked for again. A mapping elsewhere works as well.
+    private static let placements = 8
+
+    /// A multiple of the huge page size where `bytes` are free at this moment. It is not kept reserved: MAP_FIXED over a
+    /// reservation drops it before the file may refuse to be mapped (mm/mmap.c; hugetlbfs does when it has no pages), and
+    /// whatever another thread has put there since would go with the rest of the reservation.
+    private static func alignedPlace(for bytes: Int) throws(KernelError) -> UnsafeMutableRawPointer {
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        let room = mmap(nil, bytes + hugePageBytes, PROT_NONE, flags, -1, 0)
+        guard let room, room != MAP_FAILED else { throw KernelError("mmap") }
+        munmap(room, bytes + hugePageBytes)
+        return room.alignedUp(toMultipleOf: hugePageBytes)
     }
 
     private static var hugePageBytes: Int { 2 << 20 }

@@ -148,6 +148,27 @@ struct RackRecordTests {
         #expect(plan.stores[2].arguments.contains("/s/storage0"))
     }
 
+    /// Racks of one user that start at a time write one record of the last.
+    @Test func severalWritersOfOneFile() async throws {
+        let scratch = try Scratch()
+        let path = scratch.path + "/record"
+        // What a killed command left is in nobody's way.
+        try Files.replace(path + ".new", with: [1, 2, 3], mode: 0o600)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for writer in UInt8(1)...4 {
+                group.addTask {
+                    for round in 1...100 {
+                        try Files.replace(path, with: [UInt8](repeating: writer, count: round * 50), mode: 0o600)
+                        let read = try #require(try Files.read(path))
+                        #expect(Set(read).count == 1 && read.count % 50 == 0 && !read.isEmpty)
+                    }
+                }
+            }
+            try await group.waitForAll()
+        }
+        #expect(try Files.read(path + ".new") == nil)
+    }
+
     @Test func anOverrideOfNobodyIsRefused() throws {
         #expect {
             _ = try RackPlan(try settings("\n[override.memroy1]\nsize = \"64MiB\"\n"), stateDirectory: "/s")

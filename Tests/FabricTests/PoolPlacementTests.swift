@@ -1,6 +1,8 @@
+import CLinux
 import Fabric
 import Glibc
 import Kernel
+import Synchronization
 import Testing
 
 /// Where a pool's memory comes from: huge pages, a NUMA node. Seen in what the kernel says of the mapping.
@@ -97,6 +99,42 @@ import Testing
         defer { auto.close() }
         let pool = try auto.allocatePool(bytes: 1 << 36, access: .all)
         #expect(pageSize(at: pool.base) == 4)
+    }
+
+    /// A thread maps memory, looks whether it is still there, and unmaps it, until it is told to end.
+    private final class Neighbour: Sendable {
+        let isDone = Atomic(false)
+        let rounds = Atomic(0)
+        let losses = Atomic(0)
+
+        func run() {
+            while !isDone.load(ordering: .acquiring) {
+                let memory = mmap(nil, 64 << 20, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+                guard let memory, memory != MAP_FAILED else { continue }
+                sched_yield()
+                // Of a page that is gone the kernel says so; a touch of it would end the tests.
+                var state: UInt8 = 0
+                if mincore(memory, 4096, &state) < 0 { losses.add(1, ordering: .relaxed) }
+                munmap(memory, 64 << 20)
+                rounds.add(1, ordering: .relaxed)
+            }
+        }
+    }
+
+    @Test func hugePagesThatCannotBeHadLeaveOthersMemoryAlone() throws {
+        let neighbour = Neighbour()
+        let thread = try KernelThread(name: "neighbour") { neighbour.run() }
+        var refused = 0
+        for _ in 0..<2_000 {
+            // More than any host's huge pages: the kernel refuses after it has looked at the place.
+            let file = try Descriptor(checking: "memfd_create", lego_memfd_create_huge("lego-test", 1 << 42))
+            do throws(KernelError) { _ = try MemoryFile.map(file.raw, bytes: 1 << 42, writable: true) } catch { refused += 1 }
+        }
+        neighbour.isDone.store(true, ordering: .releasing)
+        thread.join()
+        #expect(refused == 2_000)
+        #expect(neighbour.rounds.load(ordering: .relaxed) > 0)
+        #expect(neighbour.losses.load(ordering: .relaxed) == 0)
     }
 
     @Test func poolsOnANode() throws {

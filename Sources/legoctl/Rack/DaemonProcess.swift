@@ -119,8 +119,15 @@ final class DaemonProcess {
         switch DaemonReadiness(line: line) {
         case .ready(_, let lite, let api): outcome = .ready(liteAddress: lite, apiAddress: api)
         case .failed(let reason): outcome = .failed(reason)
-        case nil: outcome = .failed("it ended while it started" + lastWords)
+        case nil: outcome = .failed("\(end) while it started\(lastWords)")
         }
+    }
+
+    /// How the daemon ended, for an error. It has closed its socket, so it has ended or is about to.
+    private var end: String {
+        guard let status = reap(until: .after(.seconds(1))) else { return "it stopped talking" }
+        let signal = status & 0x7f
+        return signal == 0 ? "it ended with status \(status >> 8 & 0xff)" : "it was killed by signal \(signal)"
     }
 
     /// The end of the log, for an error.
@@ -135,19 +142,27 @@ final class DaemonProcess {
     static func stop(_ daemons: [DaemonProcess], within limit: Duration) {
         for daemon in daemons where !daemon.isReaped { kill(daemon.pid, SIGTERM) }
         let deadline = Deadline.after(limit)
-        for daemon in daemons where !daemon.isReaped {
-            var status: Int32 = 0
-            // A child stays until it is waited for, so its descriptor cannot mean another process.
-            let descriptor = lego_pidfd_open(daemon.pid)
-            if descriptor >= 0 {
-                var watched = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-                while poll(&watched, 1, deadline.pollMilliseconds) < 0 && errno == EINTR {}
-                close(descriptor)
-                if watched.revents == 0 { kill(daemon.pid, SIGKILL) }
-            }
-            while waitpid(daemon.pid, &status, 0) < 0 && errno == EINTR {}
-            daemon.isReaped = true
+        for daemon in daemons where !daemon.isReaped && daemon.reap(until: deadline) == nil {
+            kill(daemon.pid, SIGKILL)
+            _ = daemon.reap(until: nil)
         }
+    }
+
+    /// Waits for the end of a daemon that has not been waited for; nil if it runs on at the deadline.
+    private func reap(until deadline: Deadline?) -> Int32? {
+        if let deadline {
+            // A child stays until it is waited for, so its descriptor cannot mean another process.
+            let descriptor = lego_pidfd_open(pid)
+            guard descriptor >= 0 else { return nil }
+            defer { close(descriptor) }
+            var watched = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+            while poll(&watched, 1, deadline.pollMilliseconds) < 0 && errno == EINTR {}
+            if watched.revents == 0 { return nil }
+        }
+        var status: Int32 = 0
+        while waitpid(pid, &status, 0) < 0 && errno == EINTR {}
+        isReaped = true
+        return status
     }
 }
 

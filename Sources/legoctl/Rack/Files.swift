@@ -28,13 +28,12 @@ enum Files {
         return bytes
     }
 
-    /// Writes the file so that after a crash at any moment either the old or the new content is there.
+    /// Writes the file so that after a crash at any moment either the old or the new content is there. Several commands
+    /// may write it at a time: one after the other.
     static func replace(_ path: String, with bytes: [UInt8], mode: mode_t) throws(CommandFailure) {
         let temporary = path + ".new"
-        unlink(temporary)
-        let raw = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode)
-        if raw < 0 { throw CommandFailure("cannot write \(temporary): \(KernelError.text(errno))") }
-        let file = Descriptor(taking: raw)
+        let file = try openLocked(temporary, mode: mode)
+        if ftruncate(file.raw, 0) < 0 { throw CommandFailure("cannot write \(temporary): \(KernelError.text(errno))") }
         var written = 0
         while written < bytes.count {
             let count = bytes.withUnsafeBytes { Glibc.write(file.raw, $0.baseAddress! + written, $0.count - written) }
@@ -50,6 +49,25 @@ enum Files {
             let reason = KernelError.text(errno)
             unlink(temporary)
             throw CommandFailure("cannot write \(path): \(reason)")
+        }
+    }
+
+    /// Opens a file that one command at a time writes and then renames: what a killed one has left of it is used again.
+    private static func openLocked(_ path: String, mode: mode_t) throws(CommandFailure) -> Descriptor {
+        let deadline = Deadline.after(.seconds(5))
+        while true {
+            let raw = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, mode)
+            if raw < 0 { throw CommandFailure("cannot write \(path): \(KernelError.text(errno))") }
+            let file = Descriptor(taking: raw)
+            var opened = stat()
+            var named = stat()
+            if flock(raw, LOCK_EX | LOCK_NB) == 0 {
+                // The command that had it has renamed it since.
+                if fstat(raw, &opened) == 0, lstat(path, &named) == 0, opened.st_ino == named.st_ino { return file }
+                continue
+            }
+            if deadline.hasPassed { throw CommandFailure("cannot write \(path): another legoctl is writing it; try again") }
+            usleep(1000)
         }
     }
 
