@@ -128,7 +128,9 @@ import Testing
         for _ in 0..<2_000 {
             // More than any host's huge pages: the kernel refuses after it has looked at the place.
             let file = try Descriptor(checking: "memfd_create", lego_memfd_create_huge("lego-test", 1 << 42))
-            do throws(KernelError) { _ = try MemoryFile.map(file.raw, bytes: 1 << 42, writable: true) } catch { refused += 1 }
+            do throws(KernelError) { _ = try MemoryFile.map(file.raw, bytes: 1 << 42, writable: true) } catch {
+                refused += 1
+            }
         }
         neighbour.isDone.store(true, ordering: .releasing)
         thread.join()

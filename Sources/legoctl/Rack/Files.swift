@@ -66,7 +66,9 @@ enum Files {
                 if fstat(raw, &opened) == 0, lstat(path, &named) == 0, opened.st_ino == named.st_ino { return file }
                 continue
             }
-            if deadline.hasPassed { throw CommandFailure("cannot write \(path): another legoctl is writing it; try again") }
+            if deadline.hasPassed {
+                throw CommandFailure("cannot write \(path): another legoctl is writing it; try again")
+            }
             usleep(1000)
         }
     }
