@@ -264,6 +264,9 @@ public protocol QueuePair: AnyObject, Sendable {
         -> UnsafeMutableRawPointer?
     /// Ends an access that `beginAccess` has begun.
     func endAccess()
+    /// The process at the other end, as the kernel attests it, where the link is shared memory and no model is in force;
+    /// 0 everywhere else. It means that process only while the connection lasts.
+    var peerProcess: Int32 { get }
     /// Why the connection took the path that it did: some words.
     var pathReason: String { get }
     /// Any thread, at any time; the counters of one moment may differ by the requests under way.
@@ -281,6 +284,7 @@ extension QueuePair {
         -> UnsafeMutableRawPointer?
     { nil }
     public func endAccess() {}
+    public var peerProcess: Int32 { 0 }
     public var pathReason: String { "" }
     public var traffic: LinkTraffic { LinkTraffic() }
     public func follow(_ line: LinkLine?) throws(FabricError) {

@@ -33,4 +33,14 @@ extension LiteNode {
         link.ports[0]?.pair.endAccess()
         link.endServing()
     }
+
+    /// The process of a peer that is on this host, where its link has no model; nil otherwise, and when it is lost. What is
+    /// done with the number holds only if the peer is still connected afterwards. Any thread.
+    public func localProcess(of peer: LitePeer) -> Int32? {
+        guard let link = link(of: peer) else { return nil }
+        link.beginServing()
+        defer { link.endServing() }
+        guard !link.isLost, let process = link.ports[0]?.pair.peerProcess, process > 0 else { return nil }
+        return process
+    }
 }

@@ -71,7 +71,7 @@ public final class ManagerService: Sendable {
     /// Without the ticker, somebody else calls `control.tick`.
     func start(ticking: Bool) throws(ManagerError) -> FabricAddress {
         do {
-            if ticking { try ticker.start { [control] in control.tick() } }
+            if ticking { try ticker.start { [control] in control.tick(late: $0) } }
         } catch {
             throw .system("\(error)")
         }

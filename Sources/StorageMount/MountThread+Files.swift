@@ -1,4 +1,5 @@
 import CFuse
+import CLinux
 import Glibc
 import Kernel
 import Lite
@@ -63,6 +64,16 @@ extension MountThread {
         _ fuse: OpaquePointer, _ file: UnsafeMutablePointer<fuse_file_info>, count: Int, offset: off_t
     ) {
         let wanted = min(count, transfer.count)
+        if let lent = lentFile(file.pointee.fh) {
+            let place = UnsafeMutableRawBufferPointer(rebasing: transfer[..<wanted])
+            let moved = FileTransfer.read(lent, into: place, at: UInt64(truncatingIfNeeded: offset))
+            if moved < 0 {
+                fuse_reply_err(fuse, Int32(-moved))
+            } else {
+                fuse_reply_buf(fuse, transfer.assumingMemoryBound(to: CChar.self).baseAddress, moved)
+            }
+            return
+        }
         let reply = perform(StorageFunction.read, .transfer) { session in
             guard let handle = fileHandle(file.pointee.fh, session) else { return Int(-ESTALE) }
             return encode(
@@ -83,6 +94,19 @@ extension MountThread {
     ) {
         if count > StorageLimit.transferBytes_max {
             fuse_reply_err(fuse, EINVAL)
+            return
+        }
+        if let lent = lentFile(file.pointee.fh) {
+            let cleared = clearsSetID && count > 0 ? lego_file_clear_set_id(lent) : 0
+            let data = UnsafeRawBufferPointer(start: bytes, count: count)
+            let moved =
+                cleared < 0
+                ? Int(cleared) : FileTransfer.write(lent, data, at: UInt64(truncatingIfNeeded: offset))
+            if moved < 0 {
+                fuse_reply_err(fuse, Int32(-moved))
+            } else {
+                fuse_reply_write(fuse, moved)
+            }
             return
         }
         let place = poolOffset(bytes, count)

@@ -27,10 +27,28 @@ final class OpenFileTable: Sendable {
         var handle: UInt64
         var session: UInt32
         var batch: UnsafeMutablePointer<DirectoryBatch>?
+        /// Requests to read or write it so far.
+        var transfers: UInt32 = 0
+        /// This process's descriptor of the same open file, -1 when there is none, and the session in which it was lent.
+        var lent: Int32 = -1
+        var lentSession: UInt32 = 0
+    }
+
+    /// An open file as a transfer finds it.
+    struct TransferUse {
+        /// The storage component's handle, and the session in which it was given.
+        var handle: UInt64
+        var session: UInt32
+        /// The descriptor that was lent in this session; -1 without one.
+        var lent: Int32
+        /// Counted from 1.
+        var transfers: UInt32
     }
 
     private struct State: ~Copyable {
         var table: SlotTable<OpenFile>
+        /// Files with a descriptor that is lent.
+        var lent = 0
     }
     private let lock = Mutex<Void>(())
     /// Guarded by `lock`.
@@ -43,7 +61,10 @@ final class OpenFileTable: Sendable {
     }
 
     deinit {
-        state.pointee.table.forEach { _, file in Self.free(file.pointee.batch) }
+        state.pointee.table.forEach { _, file in
+            Self.free(file.pointee.batch)
+            if file.pointee.lent >= 0 { close(file.pointee.lent) }
+        }
         state.deinitialize(count: 1)
         state.deallocate()
     }
@@ -65,6 +86,39 @@ final class OpenFileTable: Sendable {
             return (file.pointee.inode, file.pointee.flags, file.pointee.handle, file.pointee.session)
         }
     }
+
+    /// Counts a transfer; nil for a handle that is not in use. What is lent stays open until the file is removed: the
+    /// kernel releases a file when nothing is under way with it.
+    func beginTransfer(_ handle: UInt64) -> TransferUse? {
+        locked { state in
+            guard let file = state.table.pointer(handle) else { return nil }
+            file.pointee.transfers &+= 1
+            let isCurrent = file.pointee.lentSession == file.pointee.session
+            return TransferUse(
+                handle: file.pointee.handle, session: file.pointee.session, lent: isCurrent ? file.pointee.lent : -1,
+                transfers: file.pointee.transfers)
+        }
+    }
+
+    /// Takes in a descriptor that was lent; false, and it is the caller's, when the file has had one, or as many are lent as
+    /// may be.
+    func lend(_ handle: UInt64, _ descriptor: Int32, session: UInt32) -> Bool {
+        locked { state in
+            guard let file = state.table.pointer(handle), file.pointee.lent < 0, state.lent < Self.lent_max else {
+                return false
+            }
+            file.pointee.lent = descriptor
+            file.pointee.lentSession = session
+            state.lent += 1
+            return true
+        }
+    }
+
+    /// How many files are lent at this moment.
+    var lentCount: Int { locked { $0.lent } }
+
+    /// Of a process's descriptors, of which there may be no more than a thousand, a part.
+    private static let lent_max = 256
 
     /// The file was opened again in a new session. Answers whether `handle` is now the file's.
     func reopened(_ file: UInt64, handle: UInt64, session: UInt32) -> Bool {
@@ -99,11 +153,15 @@ final class OpenFileTable: Sendable {
     }
 
     func remove(_ handle: UInt64) {
-        locked { state in
-            guard let file = state.table.pointer(handle) else { return }
+        let lent = locked { state -> Int32 in
+            guard let file = state.table.pointer(handle) else { return -1 }
+            let lent = file.pointee.lent
+            if lent >= 0 { state.lent -= 1 }
             Self.free(file.pointee.batch)
             state.table.remove(handle)
+            return lent
         }
+        if lent >= 0 { close(lent) }
     }
 
     private static func free(_ batch: UnsafeMutablePointer<DirectoryBatch>?) {

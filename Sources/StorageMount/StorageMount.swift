@@ -67,6 +67,9 @@ public final class StorageMount: Sendable {
     let coreBegins: @Sendable (Int32) -> Void
     /// Requests of the kernel so far: what programs do beyond its caches.
     public let requestCount = Atomic<Int>(0)
+    /// Reads and writes that took place where the file lies (`MountThread.lentFile`), and files that are lent now.
+    public let lentTransfers = Atomic<Int>(0)
+    public var lentFiles: Int { files.lentCount }
     /// Threads that wait in it: one is always left to serve what that takes.
     let coresBegun = Atomic<Int>(0)
     let threadCount: Int

@@ -129,6 +129,7 @@ extension StorageService {
         offer(StorageFunction.synchronize, small, small, .reads) { $0.synchronize($1) }
         offer(StorageFunction.allocate, small, small, .changes) { $0.allocate($1) }
         offer(StorageFunction.seek, small, small, .reads) { $0.seek($1) }
+        offer(StorageFunction.lend, small, small, .reads) { $0.lend($1) }
         offer(StorageFunction.copy, small, small, .changes) { $0.copy($1) }
         offer(StorageFunction.readDirectory, small, large, .reads) { $0.readDirectory($1) }
         offer(StorageFunction.getExtended, small, large, .reads) { $0.getExtended($1) }

@@ -86,13 +86,10 @@ extension StorageService {
             let total = Int(message.count)
             var moved = 0
             while moved < total {
-                let wanted = min(total - moved, Self.pieceBytes)
-                let count = pread(
-                    file.descriptor, staging.baseAddress!, wanted, off_t(message.offset) + off_t(moved))
-                if count < 0 {
-                    if errno == EINTR { continue }
-                    return call.fail(errno)
-                }
+                let wanted = UnsafeMutableRawBufferPointer(
+                    start: staging.baseAddress!, count: min(total - moved, Self.pieceBytes))
+                let count = FileTransfer.read(file.descriptor, into: wanted, at: message.offset &+ UInt64(moved))
+                if count < 0 { return call.fail(Int32(count)) }
                 if count == 0 { break }
                 let piece = Transfer(
                     local: staging.baseAddress!, remoteOffset: message.poolOffset &+ UInt64(moved), count: count)
@@ -124,19 +121,20 @@ extension StorageService {
             if !status.isOK { return CallResult(status: status) }
             let cleared = message.clearsSetID && total > 0 ? lego_file_clear_set_id(file.descriptor) : 0
             if cleared < 0 { return call.fail(cleared) }
-            var moved = 0
-            while moved < total {
-                let count = pwrite(
-                    file.descriptor, staging.baseAddress! + moved, total - moved,
-                    off_t(message.offset) + off_t(moved))
-                if count < 0 {
-                    if errno == EINTR { continue }
-                    if moved > 0 { break }
-                    return call.fail(errno)
-                }
-                moved += count
-            }
+            let bytes = UnsafeRawBufferPointer(start: staging.baseAddress!, count: total)
+            let moved = FileTransfer.write(file.descriptor, bytes, at: message.offset)
+            if moved < 0 { return call.fail(Int32(moved)) }
             return call.answer(StorageProcessorCount(count: UInt64(moved)))
+        }
+    }
+
+    /// Tells a processor on this host the descriptor of an open file: it takes a copy (pidfd_getfd(2)) and transfers by itself.
+    func lend(_ call: StorageCall) -> CallResult {
+        guard let message = ProcessorStorageFile(decoding: call.request) else { return call.malformed }
+        if node.localProcess(of: call.client.peer) == nil { return call.fail(EOPNOTSUPP) }
+        return call.withFile(message.file) { file in
+            if file.isDirectory { return call.fail(EISDIR) }
+            return call.answer(StorageProcessorCount(count: UInt64(file.descriptor)))
         }
     }
 

@@ -22,6 +22,9 @@ public enum StorageFunction {
     public static let synchronize = FunctionID(rawValue: 0x0515)
     public static let allocate = FunctionID(rawValue: 0x0516)
     public static let seek = FunctionID(rawValue: 0x0517)
+    /// The storage component's own descriptor of an open file, for a processor on its host: a `ProcessorStorageFile` is
+    /// answered by a `StorageProcessorCount`. EOPNOTSUPP to others. It stays open as long as the file.
+    public static let lend = FunctionID(rawValue: 0x0525)
     public static let copy = FunctionID(rawValue: 0x0518)
     public static let readDirectory = FunctionID(rawValue: 0x0519)
     public static let getExtended = FunctionID(rawValue: 0x0520)

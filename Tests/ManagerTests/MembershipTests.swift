@@ -16,6 +16,7 @@ private final class Subject {
         value.heartbeat(node, usedBytes: usedBytes, now: now)
     }
     func expire(now: UInt64) -> [Component] { value.expire(now: now) }
+    func postpone(by nanoseconds: UInt64) { value.postpone(by: nanoseconds) }
     func disconnected(_ node: NodeID) { value.disconnected(node) }
     func component(named name: String) -> Component? { value.component(named: name) }
     func reachable(_ kind: ComponentKind) -> [String] { value.reachable(kind).map(\.name) }
@@ -44,6 +45,23 @@ private final class Subject {
         let lost = membership.expire(now: 1500)
         #expect(lost.map(\.name) == ["memory0"] && health("memory0") == .lost)
         #expect(membership.expire(now: 9999).isEmpty, "a loss is told once")
+    }
+
+    /// The manager stood still: those whose connection holds are not blamed for what it did not hear.
+    @Test func timeInWhichNobodyListenedDoesNotCount() {
+        _ = membership.register(request(1, "memory0"), now: 0)
+        _ = membership.register(request(2, "memory1"), now: 0)
+        membership.disconnected(NodeID(rawValue: 2))
+        membership.postpone(by: 4000)
+        let lost = membership.expire(now: 4100)
+        #expect(lost.map(\.name) == ["memory1"] && health("memory0") == .healthy)
+        #expect(membership.expire(now: 5499).isEmpty)
+        #expect(membership.expire(now: 5500).map(\.name) == ["memory0"])
+    }
+
+    @Test func aTickerKnowsWhenItStoodStill() {
+        #expect(Ticker.lateness(100_000_000) == 0 && Ticker.lateness(300_000_000) == 0)
+        #expect(Ticker.lateness(1_700_000_000) == 1_600_000_000)
     }
 
     @Test func heartbeatsRenewTheLeaseAndHealSuspicion() {

@@ -169,6 +169,12 @@ final class TestProcessor: Sendable {
         mount.storageChanged()
     }
 
+    /// Of the link to the storage component in use.
+    func setModel(_ model: LinkModel?) throws {
+        guard let peer = box.peer.withLock({ $0 }) else { throw CheckFailure(description: "no component") }
+        try node.setLinkModel(model, for: peer)
+    }
+
     func useNone() {
         box.peer.withLock { $0 = nil }
         mount.storageChanged()

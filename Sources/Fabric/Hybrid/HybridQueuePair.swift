@@ -113,6 +113,11 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
 
     public func endAccess() { if case .soft(let pair) = kind { pair.endAccess() } }
 
+    public var peerProcess: Int32 {
+        guard case .soft(let pair) = kind, !withPaced(false, { $0.isOn }) else { return 0 }
+        return pair.peerProcess
+    }
+
     public var isConnected: Bool { kind.isConnected }
 
     public func follow(_ line: LinkLine?) throws(FabricError) {

@@ -67,6 +67,10 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         }
     }
 
+    public var peerProcess: Int32 {
+        if case .shared(let channel) = transport { channel.peerProcess } else { 0 }
+    }
+
     public var isConnected: Bool {
         guard state.load(ordering: .acquiring) == State.connected.rawValue else { return false }
         if case .shared(let channel) = transport { return !channel.isClosedByPeer }

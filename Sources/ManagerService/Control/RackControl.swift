@@ -62,17 +62,21 @@ final class RackControl: Sendable {
     }
 
     /// Moves time on: looks for leases that are over, for programs that nobody has reported and for programs without a
-    /// processor. Called by the ticker.
-    func tick() {
+    /// processor. Called by the ticker; `late` nanoseconds late, in which nobody can have been heard.
+    func tick(late: UInt64 = 0) {
         let time = now()
         let grace = configuration.recoveryGrace.wholeNanoseconds
         let (lost, epoch, unreported, orphans) = state.withLock { state in
+            if late > 0 { state.membership.postpone(by: late) }
             let lost = state.membership.expire(now: time)
             let membership = state.membership
             let orphans = state.running.orphans(now: time, again: Self.retry_ns) {
                 membership.component(of: $0)?.health ?? .lost != .lost
             }
             return (lost, membership.epoch, state.running.due(now: time, again: grace), orphans)
+        }
+        if late > 0 {
+            logger.notice("stood still for a while: leases are longer by that", metadata: ["ms": "\(late / 1_000_000)"])
         }
         if !lost.isEmpty { reactions.submit { self.handleLoss(of: lost, epoch: epoch) } }
         for record in unreported { reactions.submit { self.askAfter(record) } }

@@ -114,6 +114,12 @@ struct Membership {
         byName[name] = component
     }
 
+    /// Leases of those who are connected last longer: for some time nobody was listening here, and perhaps nobody could send,
+    /// when the host that all are on was paused.
+    mutating func postpone(by nanoseconds: UInt64) {
+        for name in byName.keys where byName[name]?.isConnected == true { byName[name]?.leaseEnd &+= nanoseconds }
+    }
+
     /// Moves everybody on whose time has come; answers those that are lost from now on.
     mutating func expire(now: UInt64) -> [Component] {
         var lost: [Component] = []

@@ -29,6 +29,10 @@ public enum RackKeys {
         "rack.fabric", default: "automatic", of: CommonKeys.paths,
         comment: "How the components reach each other: see component.fabric of any component.")
 
+    public static let lease = ConfigurationKey.duration(
+        "rack.lease", default: .milliseconds(1500), in: .milliseconds(200) ... .seconds(60),
+        comment: "How long a component may be silent before it is lost: see manager.lease of the manager.")
+
     public static let logLevel = ConfigurationKey.word(
         "rack.log-level", default: "info", of: ["trace", "debug", "info", "notice", "warning", "error", "critical"],
         comment: "The least severe entries in the components' logs.")
@@ -73,7 +77,7 @@ public enum RackKeys {
             "Sizes: 512MiB, 1GiB or bytes.",
         ],
         keys: [
-            processors, memories, storages, state, manager, api, fabric, logLevel, memorySize, excache, logSize,
+            processors, memories, storages, state, manager, api, fabric, lease, logLevel, memorySize, excache, logSize,
             temporarySize, tree, path,
             componentSize, componentExcache, componentLogLevel,
         ],

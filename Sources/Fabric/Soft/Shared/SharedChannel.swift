@@ -42,6 +42,8 @@ final class SharedChannel: @unchecked Sendable {
     let table: RegionTableView
     /// Set once, before the pair is connected.
     private(set) var device: PeerDevice?
+    /// The process that opened the other end's socket; 0 when it is another user's, or has no number here. Set as `device`.
+    private(set) var peerProcess: Int32 = 0
     var queueEvent: Int32 = -1
     private var queuePage: MemoryFile?
     var queueArmed: UnsafeMutablePointer<UInt32>
@@ -95,6 +97,9 @@ final class SharedChannel: @unchecked Sendable {
 
     /// Takes what the peer gave, and how many receives it may post. Before the pair is connected.
     func connect(_ remote: consuming Remote, control: consuming Descriptor, theirReceives: Int) {
+        var peer = lego_peer_credentials()
+        // A peer of another user could not be trusted with more than the memory that it shares.
+        if lego_socket_peer_credentials(control.raw, &peer) == 0, peer.uid == geteuid() { peerProcess = peer.pid }
         self.control = control.release()
         self.theirReceives = theirReceives
         device = remote.device
