@@ -134,10 +134,11 @@ struct RackRecordTests {
 
     @Test func thePlanStartsWhatTheConfigurationSays() throws {
         let text =
-            "[rack]\nmemories = 2\nlog-level = \"error\"\n[memory]\nsize = \"64MiB\"\n[override.memory1]\nsize = \"128MiB\"\n"
+            "[rack]\nmemories = 2\nlog-level = \"error\"\nlease = \"2500ms\"\n[memory]\nsize = \"64MiB\"\n[override.memory1]\nsize = \"128MiB\"\n"
         let plan = try RackPlan(try settings(text), stateDirectory: "/s")
         #expect(plan.manager.arguments.starts(with: ["--listen", "127.0.0.1:0", "--api", "127.0.0.1:0"]))
         #expect(plan.stores.map(\.name) == ["memory0", "memory1", "storage0"])
+        #expect(plan.manager.arguments.firstIndex(of: "--lease").map { plan.manager.arguments[$0 + 1] } == "2500ms")
         #expect(plan.processors.map(\.name) == ["processor0"])
         #expect(
             plan.stores[1].arguments == [

@@ -31,7 +31,7 @@ struct RackPlan: Equatable {
             name: "manager", kind: "manager",
             arguments: [
                 "--listen", "\(managerAddress)", "--api", "\(settings[RackKeys.api])", "--state",
-                "\(stateDirectory)/manager", "--lease", "\(settings[RackKeys.lease] / .milliseconds(1))ms",
+                "\(stateDirectory)/manager", "--lease", TimeSpan.exact(settings[RackKeys.lease]),
             ] + level("manager"))
         // A member listens on any free port of the manager's host.
         func member(_ kind: String, _ index: Int, _ arguments: (String) -> [String]) -> Daemon {
