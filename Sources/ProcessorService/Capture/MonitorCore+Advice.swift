@@ -117,12 +117,9 @@ extension MonitorCore {
         }
     }
 
-    /// A page with a guard has faulted: before the guard was there, if there is one (bit 58 of its word in pagemap(5)).
+    /// A page with a guard has faulted: before the guard was there, if there is one.
     func hasGuard(_ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer) -> Bool {
-        var word: UInt64 = 0
-        if let agent = space.agent, let map = try? ProcessFiles.open(agent.process, "pagemap"),
-            pread(map.raw, &word, 8, off_t(page * 8)) == 8, word >> 58 & 1 != 0
-        {
+        if let agent = space.agent, let map = try? PageMap(of: agent.process), map.word(of: page)?.isGuard == true {
             return true
         }
         // The kernel took it away with others, and then met an error.
@@ -132,12 +129,10 @@ extension MonitorCore {
 
     /// After a failed MADV_DONTNEED: forgets the pages that the kernel has dropped.
     private func forgetDropped(_ space: AddressSpace, _ pages: Range<UInt64>) {
-        guard let agent = space.agent, let map = try? ProcessFiles.open(agent.process, "pagemap") else { return }
+        guard let agent = space.agent, let map = try? PageMap(of: agent.process) else { return }
         var dropped: [UInt64] = []
         space.table.forEach(in: pages) { page, entry in
-            var word: UInt64 = 0
-            if !entry.pointee.isResident || pread(map.raw, &word, 8, off_t(page * 8)) != 8 { return }
-            if word >> 62 == 0 { dropped.append(page) }
+            if entry.pointee.isResident, let word = map.word(of: page), !word.isThere { dropped.append(page) }
         }
         for page in dropped { forgetPages(space, page..<page + 1) }
     }

@@ -11,7 +11,7 @@ extension MonitorCore {
     func takeOver(_ space: AddressSpace, _ thread: Int32) throws(Tracee.Failure) {
         do {
             let areas = try ProcessFiles.areas(thread)
-            let map = try ProcessFiles.open(thread, "pagemap")
+            let map = try PageMap(of: thread)
             if let begun = space.replacement {
                 let start = Page.address(begun.region.pages.lowerBound)
                 // Still the file's: it is replaced below like the others.
@@ -57,26 +57,6 @@ extension MonitorCore {
         }
     }
 
-    /// pagemap(5) words of an area, one per page.
-    private func words(_ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor) -> [UInt64] {
-        let count = Int(area.bytes / Page.bytes)
-        return [UInt64](unsafeUninitializedCapacity: count) { buffer, filled in
-            var done = 0
-            while done < count {
-                let result = pread(
-                    map.raw, buffer.baseAddress! + done, (count - done) * 8,
-                    off_t(Page.number(area.start) * 8) + off_t(done * 8))
-                if result <= 0 { break }
-                done += result / 8
-            }
-            filled = done
-        }
-    }
-
-    private static let isPresent: UInt64 = 1 << 63
-    private static let isSwapped: UInt64 = 1 << 62
-    private static let isFilePage: UInt64 = 1 << 61
-
     /// Whether an area maps a regular file: not anonymous memory, nor the node that gives it a name.
     private func isFile(_ area: ProcessFiles.MappedArea, _ thread: Int32) -> Bool {
         guard area.inode != 0, let file = Self.openMapped(area, thread) else { return false }
@@ -94,7 +74,7 @@ extension MonitorCore {
     }
 
     private func register(
-        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor
+        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing PageMap
     ) throws(KernelError) {
         let first = Page.number(area.start)
         _ = try checked("UFFDIO_REGISTER", lego_uffd_register(space.userfault.raw, area.start, area.bytes))
@@ -104,22 +84,19 @@ extension MonitorCore {
             next = known.pages.upperBound
         }
         space.regions.insert(Region(pages: next..<Page.number(area.end)))
-        for (index, word) in words(area, map).enumerated() where word & (Self.isPresent | Self.isSwapped) != 0 {
-            arrive(space, first + UInt64(index), writable: true)
-        }
+        map.forEachThere(in: first..<Page.number(area.end)) { page, _ in arrive(space, page, writable: true) }
         noteResident()
     }
 
     /// Puts anonymous memory in place of a private file mapping. Pages that the program has written keep what it wrote.
     private func replace(
-        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing Descriptor, _ mapped: MappedFile
+        _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing PageMap, _ mapped: MappedFile
     ) throws(KernelError) {
         guard let agent = space.agent else { return }
         let first = Page.number(area.start)
         var written: [(UInt64, [UInt8])] = []
-        for (index, word) in words(area, map).enumerated() {
-            if word & (Self.isPresent | Self.isSwapped) == 0 || word & Self.isFilePage != 0 { continue }
-            let page = first + UInt64(index)
+        try map.forEachThere(in: first..<Page.number(area.end)) { (page, word) throws(KernelError) in
+            if word.isFilePage { return }
             let bytes = [UInt8](unsafeUninitializedCapacity: Int(Page.bytes)) { buffer, count in
                 count = max(
                     0, pread(agent.programMemory.raw, buffer.baseAddress!, buffer.count, off_t(Page.address(page))))

@@ -194,13 +194,13 @@ final class EvictionBatch {
     private func recoverMoves(_ channel: AgentChannel) -> Bool {
         guard let space, let agent else { return false }
         for user in space.users where lego_pidfd_send_signal(user.descriptor, 0) == 0 {
-            guard let map = try? ProcessFiles.open(user.process, "pagemap") else { continue }
+            guard let map = try? PageMap(of: user.process) else { continue }
             return recoverMoves(channel, agent, map)
         }
         return false
     }
 
-    private func recoverMoves(_ channel: AgentChannel, _ agent: Agent, _ map: borrowing Descriptor) -> Bool {
+    private func recoverMoves(_ channel: AgentChannel, _ agent: Agent, _ map: borrowing PageMap) -> Bool {
         let pool = UInt64(LEGO_AGENT_BASE) + UInt64(LEGO_AGENT_POOL_OFFSET)
         var operation = 0
         var start = 0
@@ -209,9 +209,8 @@ final class EvictionBatch {
             let copied = min(Int(channel.operations[operation].done), length)
             for index in start..<start + length where ways[start] == .move {
                 let address = pool + UInt64(index) * Page.bytes
-                var word: UInt64 = 0
-                if pread(map.raw, &word, 8, off_t(Page.number(address) * 8)) != 8 { return false }
-                if word >> 62 != 0 {
+                guard let word = map.word(of: Page.number(address)) else { return false }
+                if word.isThere {
                     let target = agent.buffer + index * Int(Page.bytes)
                     let bytes = pread(agent.programMemory.raw, target, Int(Page.bytes), off_t(address))
                     if bytes != Int(Page.bytes) { return false }

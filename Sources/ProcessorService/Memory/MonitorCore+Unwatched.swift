@@ -41,56 +41,34 @@ extension MonitorCore {
     /// Watches the regions that overlap `pages`, whole.
     func watch(_ space: AddressSpace, _ pages: Range<UInt64>) {
         if space.unwatched == 0 { return }
-        if let process = space.agent?.process ?? space.users.first?.process,
-            let map = try? ProcessFiles.open(process, "pagemap")
-        {
-            watch(space, pages, map.raw)
-        } else {
-            // What is there already stays, uncounted.
-            watch(space, pages, -1)
+        for var region in space.regions.regions where region.isUnwatched && region.pages.overlaps(pages) {
+            // From here on nothing comes to be there without a fault, so that what is there can be counted.
+            let result = lego_uffd_register(
+                space.userfault.raw, Page.address(region.pages.lowerBound), UInt64(region.pages.count) * Page.bytes)
+            if result == -ESRCH { break }
+            region.isUnwatched = false
+            space.regions.insert(region)
+            if result == 0 {
+                takeStock(space, region.pages)
+            } else {
+                logger.warning("cannot watch memory", metadata: ["error": "\(KernelError.text(-result))"])
+            }
         }
         countUnwatched(space)
         noteResident()
     }
 
-    private func watch(_ space: AddressSpace, _ pages: Range<UInt64>, _ map: Int32) {
-        for var region in space.regions.regions where region.isUnwatched && region.pages.overlaps(pages) {
-            // From here on nothing comes to be there without a fault, so that what is there can be counted.
-            let result = lego_uffd_register(
-                space.userfault.raw, Page.address(region.pages.lowerBound), UInt64(region.pages.count) * Page.bytes)
-            if result == -ESRCH { return }
-            region.isUnwatched = false
-            space.regions.insert(region)
-            if result == 0 {
-                takeStock(space, region.pages, map)
-            } else {
-                logger.warning("cannot watch memory", metadata: ["error": "\(KernelError.text(-result))"])
-            }
+    /// Enters those of `pages` into the tables that are there. Of a process that has ended they stay uncounted.
+    private func takeStock(_ space: AddressSpace, _ pages: Range<UInt64>) {
+        guard let process = space.agent?.process ?? space.users.first?.process, let map = try? PageMap(of: process)
+        else { return }
+        map.forEachThere(in: pages) { page, word in
+            // A guard is there as well, and no memory.
+            if space.table.find(page)?.pointee.isGuarded == true { return }
+            arrive(space, page, writable: true)
+            ProgramCounters.add(counters.zeroFills)
+            // The page of zeros is everybody's: a write replaces it.
+            if !word.isExclusive { space.table.entry(page).pointee.set(PageEntry.shared) }
         }
     }
-
-    /// Enters those of `pages` into the tables that are there, by their pagemap(5).
-    private func takeStock(_ space: AddressSpace, _ pages: Range<UInt64>, _ map: Int32) {
-        withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Self.stockPages) { words in
-            var first = pages.lowerBound
-            while first < pages.upperBound {
-                let wanted = min(words.count, Int(pages.upperBound - first))
-                let count = pread(map, words.baseAddress!, wanted * 8, off_t(first * 8)) / 8
-                if count <= 0 { return }
-                for index in 0..<count where words[index] >> 62 != 0 {
-                    let page = first + UInt64(index)
-                    // A guard is there as well, and no memory.
-                    if space.table.find(page)?.pointee.isGuarded == true { continue }
-                    arrive(space, page, writable: true)
-                    ProgramCounters.add(counters.zeroFills)
-                    // The page of zeros is everybody's: a write replaces it.
-                    if words[index] & Self.isExclusive == 0 { space.table.entry(page).pointee.set(PageEntry.shared) }
-                }
-                first += UInt64(count)
-            }
-        }
-    }
-    private static let stockPages = 512
-    /// pagemap(5): the page is mapped here alone.
-    private static let isExclusive: UInt64 = 1 << 56
 }
