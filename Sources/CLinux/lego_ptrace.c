@@ -1,10 +1,13 @@
 #define _GNU_SOURCE
 #include "lego_ptrace.h"
+#include <elf.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <sys/ptrace.h>
 #include <sys/uio.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 
 static int result_of(long result) { return result < 0 ? -errno : (int)result; }
@@ -17,7 +20,9 @@ int lego_ptrace_get_registers(pid_t thread, lego_registers *registers) {
 }
 
 int lego_ptrace_set_registers(pid_t thread, const lego_registers *registers) {
-  return result_of(ptrace(PTRACE_SETREGS, thread, 0, registers));
+  // The general registers alone: PTRACE_SETREGS refuses segment bases that wrfsbase and wrgsbase may well have set.
+  struct iovec general = {.iov_base = (void *)registers, .iov_len = offsetof(struct user_regs_struct, fs_base)};
+  return result_of(ptrace(PTRACE_SETREGSET, thread, NT_PRSTATUS, &general));
 }
 
 int lego_ptrace_get_signal_mask(pid_t thread, uint64_t *mask) {

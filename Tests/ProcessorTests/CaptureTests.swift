@@ -29,7 +29,7 @@ struct CaptureTests {
 
     @Test(arguments: [
         "fork_snapshot", "threads", "fork_threads", "thread_exit", "wide_vector", "lost_writes", "interrupted_calls",
-        "inherited_handler",
+        "inherited_handler", "segment_bases",
     ])
     func memoryIsRight(_ name: String) throws {
         try CapturePrograms.withDirectory { directory in

@@ -134,7 +134,7 @@ struct Tracee: ~Copyable {
     func run(_ registers: lego_registers) throws(Failure) {
         var registers = registers
         registers.orig_rax = .max
-        try Self.check("PTRACE_SETREGS", lego_ptrace_set_registers(thread, &registers))
+        try Self.check("PTRACE_SETREGSET", lego_ptrace_set_registers(thread, &registers))
         try Self.check("PTRACE_CONT", lego_ptrace_continue(thread, 0))
     }
 
@@ -149,7 +149,7 @@ struct Tracee: ~Copyable {
         registers.orig_rax = .max
         (registers.rdi, registers.rsi, registers.rdx) = (a, b, c)
         (registers.r10, registers.r8, registers.r9) = (d, e, f)
-        try Self.check("PTRACE_SETREGS", lego_ptrace_set_registers(thread, &registers))
+        try Self.check("PTRACE_SETREGSET", lego_ptrace_set_registers(thread, &registers))
         for _ in 0..<2 {
             try Self.check("PTRACE_SYSCALL", lego_ptrace_continue_to_syscall(thread))
             try waitForStop(LEGO_STOP_SYSCALL, until: deadline, idle: idle)
@@ -160,7 +160,7 @@ struct Tracee: ~Copyable {
     /// Puts registers and signals back and lets it go.
     mutating func letGo() throws(Failure) {
         if holdsMask { try Self.check("PTRACE_SETSIGMASK", lego_ptrace_set_signal_mask(thread, mask)) }
-        try Self.check("PTRACE_SETREGS", lego_ptrace_set_registers(thread, &saved))
+        try Self.check("PTRACE_SETREGSET", lego_ptrace_set_registers(thread, &saved))
         // A thread that was killed meanwhile is still seized.
         try Self.check("PTRACE_DETACH", lego_ptrace_detach(thread, pendingSignal))
         isSeized = false
