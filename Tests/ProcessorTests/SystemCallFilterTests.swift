@@ -141,8 +141,8 @@ enum FilterInterpreter {
     }
 
     @Test func handlersAreTrapped() {
-        // rt_sigaction that sets; rt_sigreturn of the agent's restorer alone.
-        #expect(evaluate(Call(number: 13, arguments: [2, 0, 0x1000, 8, 0, 0]))?.action == Self.allow)
+        // rt_sigaction that asks and that sets; rt_sigreturn of the agent's restorer alone.
+        #expect(evaluate(Call(number: 13, arguments: [2, 0, 0x1000, 8, 0, 0]))?.action == Self.notify)
         #expect(evaluate(Call(number: 13, arguments: [2, 0x1000, 0, 8, 0, 0]))?.action == Self.notify)
         #expect(evaluate(Call(number: 15))?.action == Self.allow)
         #expect(evaluate(Call(number: 15, instruction: 0x7e90_0000_0123))?.action == Self.notify)

@@ -14,9 +14,13 @@ import Kernel
 /// Its return address is `lego_agent_restorer`, whose rt_sigreturn(2) is trapped. The frame that it goes back to then
 /// says which call was interrupted and is about to be made again. If that is one that the filter traps, so be it; any
 /// other is made to answer EINTR. A handler that leaves by siglongjmp(3) has abandoned its call either way.
+///
+/// A program that only asks for an action is told what it installed (siginterrupt(3) changes that, and installs it again).
+/// Where it gets the action with another's installation, or in a forked child, the kernel tells: with `SA_RESTART` and the
+/// mark, which is understood when it comes back.
 extension MonitorCore {
     /// struct kernel_sigaction.
-    private struct Action {
+    struct Action {
         var handler: UInt64 = 0
         var flags: UInt64 = 0
         var restorer: UInt64 = 0
@@ -24,6 +28,8 @@ extension MonitorCore {
     }
     private static let maskBytes: UInt64 = 8
     private static let restarts: UInt64 = 0x1000_0000
+    /// SA_RESETHAND: the kernel changes the action by itself.
+    private static let resets: UInt64 = 0x8000_0000
     private static let hasRestorer: UInt64 = 0x0400_0000
     /// SA_EXPOSE_TAGBITS, which means nothing on x86-64 and which the kernel keeps: the mark of a `SA_RESTART` that is
     /// not the program's. A program that reads an action to install it again so says what it meant.
@@ -38,10 +44,12 @@ extension MonitorCore {
     /// sets its handlers before it executes something else. False where the caller's image never had one.
     func carryOutHandlers(_ notification: lego_notification) -> Bool {
         guard let words = readAgentPage(notification.thread), words.nonce == nonce else { return false }
-        if notification.number == SystemCall.rtSigaction {
-            takeAction(notification)
-        } else {
+        if notification.number == SystemCall.rtSigreturn {
             returnFromHandler(notification)
+        } else if notification.arguments.1 != 0 {
+            takeAction(notification, space(identity: words.identity))
+        } else if tellAction(notification, space(identity: words.identity)) {
+            return true
         }
         _ = lego_seccomp_continue(notification.listener, notification.id)
         return true
@@ -51,17 +59,38 @@ extension MonitorCore {
 
     /// Changes the action that the kernel is about to read. It lies on the caller's stack: a C library has filled it
     /// from the program's.
-    private func takeAction(_ notification: lego_notification) {
+    private func takeAction(_ notification: lego_notification, _ space: AddressSpace?) {
         let a = notification.arguments
         var action = Action()
-        guard a.3 == Self.maskBytes, access(notification.thread, a.1, &action, isWrite: false) else { return }
+        let isRead = a.3 == Self.maskBytes && access(notification.thread, a.1, &action, isWrite: false)
+        if let space, space.actions.has(a.0) {
+            space.actions.forget(a.0, of: ProcessFiles.process(ofThread: notification.thread))
+        }
+        if !isRead { return }
         let isHandler = action.handler > 1  // SIG_DFL, SIG_IGN
         let isMarked = action.flags & Self.mark != 0
         if isHandler && action.flags & Self.hasRestorer != 0 && (isMarked || action.flags & Self.restarts == 0) {
+            var meant = action
+            meant.flags &= ~(Self.restarts | Self.mark)
             action.flags |= Self.restarts | Self.mark
             action.restorer = Self.restorer
-            _ = access(notification.thread, a.1, &action, isWrite: true)
+            guard access(notification.thread, a.1, &action, isWrite: true), let space,
+                meant.flags & Self.resets == 0
+            else { return }
+            let process = ProcessFiles.process(ofThread: notification.thread)
+            if space.users.contains(where: { $0.process == process }) { space.actions.note(meant, a.0, of: process) }
         }
+    }
+
+    /// Answers a question for an action that this monitor has changed; false where it is the kernel's to answer.
+    private func tellAction(_ notification: lego_notification, _ space: AddressSpace?) -> Bool {
+        let a = notification.arguments
+        guard a.2 != 0, a.3 == Self.maskBytes, let space, space.actions.has(a.0),
+            var action = space.actions.action(a.0, of: ProcessFiles.process(ofThread: notification.thread)),
+            access(notification.thread, a.2, &action, isWrite: true)
+        else { return false }
+        _ = lego_seccomp_answer(notification.listener, notification.id, 0)
+        return true
     }
 
     // MARK: Return
@@ -136,5 +165,27 @@ extension MonitorCore {
         }
         noteResident()
         return attempt()
+    }
+}
+
+/// The actions of one process, as it meant them, of the signals whose handlers were installed without `SA_RESTART`.
+struct SignalActions {
+    private var actions: [UInt64: MonitorCore.Action] = [:]
+    /// The process. Others may run in the same memory until they execute something, and have actions of their own.
+    private var process: Int32 = 0
+
+    func has(_ signal: UInt64) -> Bool { actions[signal] != nil }
+
+    func action(_ signal: UInt64, of process: Int32) -> MonitorCore.Action? {
+        process == self.process ? actions[signal] : nil
+    }
+
+    mutating func note(_ action: MonitorCore.Action, _ signal: UInt64, of process: Int32) {
+        if self.process == 0 { self.process = process }
+        if self.process == process { actions[signal] = action }
+    }
+
+    mutating func forget(_ signal: UInt64, of process: Int32) {
+        if self.process == process { actions[signal] = nil }
     }
 }

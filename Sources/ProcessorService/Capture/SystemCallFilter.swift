@@ -68,7 +68,7 @@ public enum SystemCallFilter {
         // What tells of the host and of helpers.
         (SystemCall.sysinfo, .always), (SystemCall.getdents64, .always),
         // Which handlers of signals interrupt calls, and how they return.
-        (SystemCall.rtSigaction, .pointer(argument: 1)), (SystemCall.rtSigreturn, .fromRestorer),
+        (SystemCall.rtSigaction, .always), (SystemCall.rtSigreturn, .fromRestorer),
         // What may pin pages for a device that writes to them.
         (SystemCall.open, .flags(argument: 1, directFlag)), (SystemCall.openat, .flags(argument: 2, directFlag)),
         (SystemCall.openByHandle, .flags(argument: 2, directFlag)), (SystemCall.openat2, .always),

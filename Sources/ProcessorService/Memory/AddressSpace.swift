@@ -64,6 +64,7 @@ final class AddressSpace {
     /// Address of a `syscall` instruction outside the agent, in the vDSO; 0: not known.
     var systemCallInstruction: UInt64 = 0
     var users: [User] = []
+    var actions = SignalActions()
     /// Faults that could not be served while the address space was changing.
     var deferred: [lego_uffd_message] = []
     /// Pages of futexes that a thread's last call may still have the kernel write to, and how many threads hold each.

@@ -77,11 +77,11 @@ static int is_waiting(int calls) {
   CHECK(pread(calls, text, sizeof text - 1, 0) > 0);
   return strncmp(text, "0 ", 2) == 0;
 }
-static int interrupted_read(int flags) {
+// The error of a read(2) that a handler interrupts, or 0 when it goes on.
+static int handled_read(void) {
   int source[2];
   char byte;
   CHECK(pipe(source) == 0 && pipe(handled) == 0);
-  install(SIGUSR1, handled_one, flags);
   int calls = open("/proc/self/syscall", O_RDONLY); // which may number processes as another namespace does
   pid_t parent = getpid(), child = fork();
   if (child == 0) {
@@ -99,6 +99,19 @@ static int interrupted_read(int flags) {
   return error;
 }
 
+// siginterrupt(3), which is deprecated in its favour.
+static void set_restart(int number, int on) {
+  struct sigaction action;
+  CHECK(sigaction(number, NULL, &action) == 0);
+  action.sa_flags = on ? action.sa_flags | SA_RESTART : action.sa_flags & ~SA_RESTART;
+  CHECK(sigaction(number, &action, NULL) == 0);
+}
+
+static int interrupted_read(int flags) {
+  install(SIGUSR1, handled_one, flags);
+  return handled_read();
+}
+
 // What waits for something else than the monitor is interrupted as the program asked.
 static void waits(void) {
   CHECK(interrupted_read(0) == EINTR);
@@ -108,8 +121,25 @@ static void waits(void) {
   struct sigaction action;
   install(SIGUSR1, handled_one, 0);
   CHECK(sigaction(SIGUSR1, NULL, &action) == 0 && action.sa_handler == handled_one);
+  CHECK((action.sa_flags & SA_RESTART) == 0);
   CHECK(sigaction(SIGUSR1, &action, NULL) == 0);
-  CHECK(interrupted_read(0) == EINTR);
+  CHECK(handled_read() == EINTR);
+  set_restart(SIGUSR1, 1);
+  CHECK(handled_read() == 0);
+  CHECK(sigaction(SIGUSR1, NULL, &action) == 0 && (action.sa_flags & SA_RESTART) != 0);
+  set_restart(SIGUSR1, 0);
+  CHECK(handled_read() == EINTR);
+  // The old action, with the new one's installation, and back.
+  struct sigaction other = {.sa_handler = handled_one};
+  CHECK(sigaction(SIGUSR1, &other, &action) == 0 && sigaction(SIGUSR1, &action, NULL) == 0);
+  CHECK(handled_read() == EINTR);
+  // The kernel takes it back when it comes.
+  install(SIGUSR1, handled_one, SA_RESETHAND);
+  CHECK(handled_read() == EINTR);
+  CHECK(sigaction(SIGUSR1, NULL, &action) == 0 && action.sa_handler == SIG_DFL);
+  install(SIGUSR1, handled_one, 0);
+  signal(SIGUSR1, SIG_IGN);
+  CHECK(sigaction(SIGUSR1, NULL, &action) == 0 && action.sa_handler == SIG_IGN);
   // A forked child, which has no agent.
   pid_t child = fork();
   int status = -1;
