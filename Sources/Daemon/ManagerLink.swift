@@ -90,11 +90,7 @@ public final class ManagerLink: Sendable {
         }
         changes.advance()
         wake.signal()
-        let thread = self.thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        thread?.join()
+        thread.join()
     }
 
     /// The component's name: as given, or as the manager chose it.

@@ -50,11 +50,7 @@ public final class PeerFollower: Sendable {
         state.withLock { $0.isStopping = true }
         changes.advance()
         wake.signal()
-        let thread = self.thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        thread?.join()
+        thread.join()
     }
 
     /// The connected component; nil while there is none. Any thread, cheap.

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// pread(2) and pwrite(2) to their end, on regular files. Offsets beyond what off_t holds answer -EINVAL.
@@ -17,7 +18,12 @@ public enum FileTransfer {
     }
 
     /// The bytes written, fewer than given where an error came after some of them (a full disk), or a negative error number.
-    public static func write(_ file: Int32, _ bytes: UnsafeRawBufferPointer, at offset: UInt64) -> Int {
+    /// `clearsSetID`: for somebody without CAP_FSETID, who leaves no set-user-ID on what he writes to.
+    public static func write(
+        _ file: Int32, _ bytes: UnsafeRawBufferPointer, at offset: UInt64, clearsSetID: Bool
+    ) -> Int {
+        let cleared = clearsSetID && !bytes.isEmpty ? lego_file_clear_set_id(file) : 0
+        if cleared < 0 { return Int(cleared) }
         var moved = 0
         while moved < bytes.count {
             let place = off_t(truncatingIfNeeded: offset &+ UInt64(moved))

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 /// A thread of the data plane. The control plane uses Swift concurrency; whatever blocks or spins runs on one of these.
 public final class KernelThread: @unchecked Sendable {
@@ -40,5 +41,16 @@ public final class KernelThread: @unchecked Sendable {
         if joined { return }
         joined = true
         pthread_join(thread, nil)
+    }
+}
+
+extension Mutex<KernelThread?> {
+    /// Takes the thread, if there is one, and waits for its end, without the lock. Whoever calls has told it to end.
+    public borrowing func join() {
+        let running = withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        running?.join()
     }
 }

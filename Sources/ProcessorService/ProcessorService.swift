@@ -156,11 +156,7 @@ public final class ProcessorService: Sendable {
     public func stop() {
         table.close()
         attach.stop()
-        let thread = attachThread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        thread?.join()
+        attachThread.join()
         // A start that is under way ends within its limit, and then itself ends its program.
         let programs = table.all
         for program in programs { program.end(.shutdown("\(hooks.name()) was shut down")) }

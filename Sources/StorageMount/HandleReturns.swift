@@ -46,11 +46,7 @@ final class HandleReturns: Sendable {
         state.withLock { $0.isClosed = true }
         _ = lego_atomic_add_u32(arrivals, 1)
         Futex.wake(arrivals, count: .max)
-        let running = thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        running?.join()
+        thread.join()
     }
 
     /// The kernel has forgotten a node that the storage component counted so often.

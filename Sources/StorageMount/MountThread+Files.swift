@@ -1,5 +1,4 @@
 import CFuse
-import CLinux
 import Glibc
 import Kernel
 import Lite
@@ -97,11 +96,9 @@ extension MountThread {
             return
         }
         if let lent = lentFile(file.pointee.fh) {
-            let cleared = clearsSetID && count > 0 ? lego_file_clear_set_id(lent) : 0
-            let data = UnsafeRawBufferPointer(start: bytes, count: count)
-            let moved =
-                cleared < 0
-                ? Int(cleared) : FileTransfer.write(lent, data, at: UInt64(truncatingIfNeeded: offset))
+            let moved = FileTransfer.write(
+                lent, UnsafeRawBufferPointer(start: bytes, count: count), at: UInt64(truncatingIfNeeded: offset),
+                clearsSetID: clearsSetID)
             if moved < 0 {
                 fuse_reply_err(fuse, Int32(-moved))
             } else {

@@ -37,11 +37,7 @@ final class StorageWatch: Sendable {
     func stop() {
         lego_atomic_store_u32(stopping, 1)
         Futex.wake(stopping, count: .max)
-        let running = thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        running?.join()
+        thread.join()
     }
 
     /// Around every call. Any thread; two atomic additions.

@@ -119,10 +119,9 @@ extension StorageService {
                 node.read(call.client.peer, UnsafeBufferPointer(start: $0, count: 1), until: deadline)
             }
             if !status.isOK { return CallResult(status: status) }
-            let cleared = message.clearsSetID && total > 0 ? lego_file_clear_set_id(file.descriptor) : 0
-            if cleared < 0 { return call.fail(cleared) }
             let bytes = UnsafeRawBufferPointer(start: staging.baseAddress!, count: total)
-            let moved = FileTransfer.write(file.descriptor, bytes, at: message.offset)
+            let moved = FileTransfer.write(
+                file.descriptor, bytes, at: message.offset, clearsSetID: message.clearsSetID)
             if moved < 0 { return call.fail(Int32(moved)) }
             return call.answer(StorageProcessorCount(count: UInt64(moved)))
         }

@@ -11,12 +11,12 @@ enum CapturePrograms {
     }
 
     /// Runs `body` with a directory of its own, and removes it.
-    static func withDirectory(_ body: (String) throws -> Void) throws {
+    static func withDirectory<Value>(_ body: (String) throws -> Value) throws -> Value {
         var template = Array("/tmp/lego-capture-XXXXXX".utf8CString)
         if mkdtemp(&template) == nil { throw KernelError("mkdtemp") }
         let path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
         defer { _ = try? command(["rm", "-rf", path]) }
-        try body(path)
+        return try body(path)
     }
 
     /// Runs a command natively, for at most a minute; answers what it wrote.

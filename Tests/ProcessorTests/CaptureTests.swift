@@ -19,6 +19,26 @@ struct CaptureTests {
         return program
     }
 
+    /// Compiles a test program and runs it in a rack of its own.
+    private func run(_ name: String, _ arguments: [String] = [], _ options: [String] = []) throws -> CaptureRack.Outcome
+    {
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            let program = try compile(name, directory, options)
+            return try CaptureRack().run([program] + arguments, limitBytes: Self.limit, launcher: launcher)
+        }
+    }
+
+    /// The same, with a file of nine pages and a part as its argument.
+    private func runWithFile(_ name: String) throws -> CaptureRack.Outcome {
+        try CapturePrograms.withDirectory { directory in
+            let file = "\(directory)/file"
+            let bytes = (0..<9 * 4096 + 100).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 / 4096) }
+            try CapturePrograms.write(bytes, to: file)
+            return try run(name, [file])
+        }
+    }
+
     private func expectOK(_ outcome: CaptureRack.Outcome, evicts: Bool = true) {
         #expect(outcome.status == 0)
         #expect(outcome.output == "ok\n" || outcome.output == "skipped\n", "\(outcome.output)")
@@ -32,92 +52,51 @@ struct CaptureTests {
         "inherited_handler", "segment_bases",
     ])
     func memoryIsRight(_ name: String) throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile(name, directory)
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try run(name))
     }
 
     @Test func aProgramThatOutgrowsItsRoomKeepsWhatItHad() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("outgrows", directory)
-            let rack = try CaptureRack()
-            let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
-            #expect(outcome.output == "ok\nok\n", "\(outcome.output)")
-            #expect(outcome.status == 0 && outcome.failure == nil)
-            #expect(outcome.statistics.evictedPages > 6000)
-            #expect(outcome.statistics.peakResidentBytes <= Self.bound)
-        }
+        let outcome = try run("outgrows")
+        #expect(outcome.output == "ok\nok\n", "\(outcome.output)")
+        #expect(outcome.status == 0 && outcome.failure == nil)
+        #expect(outcome.statistics.evictedPages > 6000)
+        #expect(outcome.statistics.peakResidentBytes <= Self.bound)
     }
 
     /// 800 pages, each of which would fault by itself.
     @Test func memoryThatFitsTakesNoFaults() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("outgrows", directory)
-            let rack = try CaptureRack()
-            let outcome = try rack.run([program, "fits"], limitBytes: Self.limit, launcher: launcher)
-            expectOK(outcome, evicts: false)
-            #expect(outcome.statistics.faults < 400, "\(outcome.statistics)")
-            #expect(outcome.statistics.peakResidentBytes >= 800 * 4096)
-        }
+        let outcome = try run("outgrows", ["fits"])
+        expectOK(outcome, evicts: false)
+        #expect(outcome.statistics.faults < 400, "\(outcome.statistics)")
+        #expect(outcome.statistics.peakResidentBytes >= 800 * 4096)
     }
 
     /// 512 hot pages between visits of 1000 others, with room for 1500: in one queue every hot page would leave before
     /// its next visit, and each of the 11 later rounds read all of them again (5632 reads).
     @Test func whatComesBackSoonIsKept() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("hot_set", directory)
-            let rack = try CaptureRack()
-            let outcome = try rack.run([program], limitBytes: Self.limit, launcher: launcher)
-            expectOK(outcome)
-            // Some 900 of 1000 scattered visits miss in each of 12 rounds; the hot set is read twice before it is proven.
-            #expect(outcome.statistics.remoteReadPages < 12 * 1000 + 2 * 512, "\(outcome.statistics)")
-        }
+        let outcome = try run("hot_set")
+        expectOK(outcome)
+        // Some 900 of 1000 scattered visits miss in each of 12 rounds; the hot set is read twice before it is proven.
+        #expect(outcome.statistics.remoteReadPages < 12 * 1000 + 2 * 512, "\(outcome.statistics)")
     }
 
     /// Six walks over records that point to 16384 scattered pages, a tenth of which fit: some 95000 of the pages are
     /// absent when the walk comes to them, and each would fault, twice where it is read and then written.
     @Test(arguments: [("read", 80_000), ("write", 100_000)])
     func whatAStreamPointsToIsThereBeforeItIsUsed(_ mode: String, _ faults_max: UInt64) throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("pointer_walk", directory)
-            let rack = try CaptureRack()
-            let outcome = try rack.run([program, mode], limitBytes: Self.limit, launcher: launcher)
-            expectOK(outcome)
-            #expect(outcome.statistics.remoteReadPages > 90_000, "\(outcome.statistics)")
-            #expect(outcome.statistics.faults < faults_max, "\(outcome.statistics)")
-        }
+        let outcome = try run("pointer_walk", [mode])
+        expectOK(outcome)
+        #expect(outcome.statistics.remoteReadPages > 90_000, "\(outcome.statistics)")
+        #expect(outcome.statistics.faults < faults_max, "\(outcome.statistics)")
     }
 
     @Test func theCallsThatChangeMemory() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("memory_calls", directory)
-            let file = "\(directory)/file"
-            let bytes = (0..<9 * 4096 + 100).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 / 4096) }
-            try CapturePrograms.write(bytes, to: file)
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program, file], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try runWithFile("memory_calls"))
     }
 
     /// What is locked, watched by the program's own userfaultfd, traced, limited, filtered, or asked to be given up.
     @Test func theKindsOfMemory() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("memory_kinds", directory)
-            let file = "\(directory)/file"
-            try CapturePrograms.write(
-                (0..<9 * 4096 + 100).map { UInt8(truncatingIfNeeded: $0 * 7 + $0 / 4096) }, to: file)
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program, file], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try runWithFile("memory_kinds"))
     }
 
     @Test(arguments: ["dma", "direct_read", "kernel_buffers"])
@@ -133,21 +112,11 @@ struct CaptureTests {
     /// Futexes, stacks and guards, moved memory, and processes and threads in numbers.
     @Test(arguments: ["futexes", "stacks", "remaps", "families"])
     func whatTheKernelDoesWithAbsentPages(_ name: String) throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile(name, directory)
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try run(name))
     }
 
     @Test func staticProgram() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("fork_snapshot", directory, ["-static"])
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try run("fork_snapshot", [], ["-static"]))
     }
 
     @Test(arguments: [
@@ -240,12 +209,7 @@ struct CaptureTests {
     }
 
     @Test func anAgentThatTheProgramKillsIsReplaced() throws {
-        try CapturePrograms.withDirectory { directory in
-            let launcher = try compile("launcher", directory)
-            let program = try compile("agent_killer", directory)
-            let rack = try CaptureRack()
-            expectOK(try rack.run([program], limitBytes: Self.limit, launcher: launcher))
-        }
+        expectOK(try run("agent_killer"))
     }
 
     @Test func twoProgramsShareTheCache() throws {

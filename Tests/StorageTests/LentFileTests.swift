@@ -52,6 +52,19 @@ extension StorageTests {
             }
         }
 
+        /// An open file of ten blocks that is lent, and the number of transfers so far that went to it.
+        private func withLentFile(
+            _ body: @escaping @Sendable (TestProcessor, TestStorage, String, Int32, Int) throws -> Void
+        ) async throws {
+            try await withMount { processor, storage, export, mountPoint in
+                let file = open(mountPoint + "/a", O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
+                defer { close(file) }
+                try Self.write(file, 1, 0..<10)
+                try check(processor.mount.lentFiles == 1, "not borrowed")
+                try body(processor, storage, export, file, processor.mount.lentTransfers.load(ordering: .relaxed))
+            }
+        }
+
         @Test func readAndWrittenWhereTheyLie() async throws {
             try await withMount { processor, _, export, mountPoint in
                 let mount = processor.mount
@@ -93,15 +106,10 @@ extension StorageTests {
 
         /// What a lost component lent is used no more, whatever can still be reached through it.
         @Test func aLostComponentLendsNoMore() async throws {
-            try await withMount { processor, storage, export, mountPoint in
+            try await withLentFile { processor, storage, export, file, before in
                 let mount = processor.mount
-                let file = open(mountPoint + "/a", O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
-                defer { close(file) }
-                try Self.write(file, 1, 0..<10)
-                try check(mount.lentFiles == 1, "not borrowed")
                 processor.useNone()
                 storage.close()
-                let before = mount.lentTransfers.load(ordering: .relaxed)
                 let bytes = Self.pattern(1, 10)
                 try check(pwrite(file, bytes, bytes.count, 50_000) < 0 && errno == EIO, "written without a component")
                 let second = try TestStorage(StorageConfiguration(export: .directory(export)))
@@ -115,12 +123,8 @@ extension StorageTests {
 
         /// A modelled link takes the time that the model says.
         @Test func notOverAModelledLink() async throws {
-            try await withMount { processor, storage, export, mountPoint in
+            try await withLentFile { processor, _, export, file, before in
                 let mount = processor.mount
-                let file = open(mountPoint + "/a", O_RDWR | O_CREAT | O_CLOEXEC, 0o644)
-                defer { close(file) }
-                try Self.write(file, 1, 0..<10)
-                let before = mount.lentTransfers.load(ordering: .relaxed)
                 try processor.setModel(LinkModel("edr"))
                 try Self.write(file, 1, 10..<20)
                 try check(mount.lentTransfers.load(ordering: .relaxed) == before, "past the model")

@@ -114,11 +114,7 @@ final class EventLoop: @unchecked Sendable {
     func stop() {
         isStopping.store(true, ordering: .sequentiallyConsistent)
         wake()
-        let running = thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        running?.join()
+        thread.join()
         table.withLock { $0.handlers = [:] }
     }
 }

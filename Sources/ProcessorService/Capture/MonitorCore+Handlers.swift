@@ -57,29 +57,32 @@ extension MonitorCore {
 
     // MARK: Installation
 
-    /// Changes the action that the kernel is about to read. It lies on the caller's stack: a C library has filled it
-    /// from the program's.
     private func takeAction(_ notification: lego_notification, _ space: AddressSpace?) {
+        let signal = notification.arguments.0
+        let meant = changeAction(notification)
+        guard let space, meant != nil || space.actions.has(signal) else { return }
+        let process = ProcessFiles.process(ofThread: notification.thread)
+        let isUser = space.users.contains { $0.process == process }
+        space.actions.set(isUser ? meant : nil, signal, of: process)
+    }
+
+    /// Changes the action that the kernel is about to read. It lies on the caller's stack: a C library has filled it
+    /// from the program's. Answers what the program meant, where that was changed and stays until the next call.
+    private func changeAction(_ notification: lego_notification) -> Action? {
         let a = notification.arguments
         var action = Action()
-        let isRead = a.3 == Self.maskBytes && access(notification.thread, a.1, &action, isWrite: false)
-        if let space, space.actions.has(a.0) {
-            space.actions.forget(a.0, of: ProcessFiles.process(ofThread: notification.thread))
-        }
-        if !isRead { return }
+        guard a.3 == Self.maskBytes, access(notification.thread, a.1, &action, isWrite: false) else { return nil }
         let isHandler = action.handler > 1  // SIG_DFL, SIG_IGN
         let isMarked = action.flags & Self.mark != 0
-        if isHandler && action.flags & Self.hasRestorer != 0 && (isMarked || action.flags & Self.restarts == 0) {
-            var meant = action
-            meant.flags &= ~(Self.restarts | Self.mark)
-            action.flags |= Self.restarts | Self.mark
-            action.restorer = Self.restorer
-            guard access(notification.thread, a.1, &action, isWrite: true), let space,
-                meant.flags & Self.resets == 0
-            else { return }
-            let process = ProcessFiles.process(ofThread: notification.thread)
-            if space.users.contains(where: { $0.process == process }) { space.actions.note(meant, a.0, of: process) }
+        guard isHandler, action.flags & Self.hasRestorer != 0, isMarked || action.flags & Self.restarts == 0 else {
+            return nil
         }
+        var meant = action
+        meant.flags &= ~(Self.restarts | Self.mark)
+        action.flags |= Self.restarts | Self.mark
+        action.restorer = Self.restorer
+        let isChanged = access(notification.thread, a.1, &action, isWrite: true)
+        return isChanged && meant.flags & Self.resets == 0 ? meant : nil
     }
 
     /// Answers a question for an action that this monitor has changed; false where it is the kernel's to answer.
@@ -180,12 +183,9 @@ struct SignalActions {
         process == self.process ? actions[signal] : nil
     }
 
-    mutating func note(_ action: MonitorCore.Action, _ signal: UInt64, of process: Int32) {
-        if self.process == 0 { self.process = process }
+    /// nil: it is as the kernel tells it.
+    mutating func set(_ action: MonitorCore.Action?, _ signal: UInt64, of process: Int32) {
+        if self.process == 0 && action != nil { self.process = process }
         if self.process == process { actions[signal] = action }
-    }
-
-    mutating func forget(_ signal: UInt64, of process: Int32) {
-        if self.process == process { actions[signal] = nil }
     }
 }

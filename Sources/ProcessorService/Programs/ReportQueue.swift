@@ -49,11 +49,7 @@ final class ReportQueue: Sendable {
     func stop() {
         state.withLock { $0.isStopping = true }
         wake.signal()
-        let thread = self.thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        thread?.join()
+        thread.join()
     }
 
     private func run() {

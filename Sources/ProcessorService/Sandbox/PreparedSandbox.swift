@@ -69,11 +69,7 @@ public final class PreparedSandbox: Sendable {
         state.withLock { $0.isClosed = true }
         _ = lego_atomic_add_u32(requests, 1)
         Futex.wake(requests, count: .max)
-        let running = thread.withLock { thread in
-            defer { thread = nil }
-            return thread
-        }
-        running?.join()
+        thread.join()
         end(state.withLock { $0.guardian.take() })
     }
 

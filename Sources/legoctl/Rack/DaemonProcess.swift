@@ -119,12 +119,12 @@ final class DaemonProcess {
         switch DaemonReadiness(line: line) {
         case .ready(_, let lite, let api): outcome = .ready(liteAddress: lite, apiAddress: api)
         case .failed(let reason): outcome = .failed(reason)
-        case nil: outcome = .failed("\(end) while it started\(lastWords)")
+        case nil: outcome = .failed("\(awaitEnd()) while it started\(lastWords)")
         }
     }
 
-    /// How the daemon ended, for an error. It has closed its socket, so it has ended or is about to.
-    private var end: String {
+    /// How the daemon ended, for an error. Waits for that: it has closed its socket, so it has ended or is about to.
+    private func awaitEnd() -> String {
         guard let status = reap(until: .after(.seconds(1))) else { return "it stopped talking" }
         let signal = status & 0x7f
         return signal == 0 ? "it ended with status \(status >> 8 & 0xff)" : "it was killed by signal \(signal)"

@@ -69,6 +69,7 @@ enum Files {
             if deadline.hasPassed {
                 throw CommandFailure("cannot write \(path): another legoctl is writing it; try again")
             }
+            // flock(2) has no deadline. The other one has a few hundred bytes to write.
             usleep(1000)
         }
     }
