@@ -114,6 +114,15 @@ int lego_file_rename(int from, const char *name, int to, const char *new_name, u
   return answer(syscall(SYS_renameat2, from, name, to, new_name, flags));
 }
 
+ssize_t lego_file_path(int node, char *path, size_t capacity) {
+  char link[PROC_PATH_BYTES];
+  ssize_t count = readlink(proc_path(link, node), path, capacity);
+  if (count < 0) return -errno;
+  if ((size_t)count == capacity) return -ENAMETOOLONG;
+  path[count] = 0;
+  return count;
+}
+
 ssize_t lego_attribute_get(int node, const char *name, void *value, size_t capacity) {
   char path[PROC_PATH_BYTES];
   ssize_t result = getxattr(proc_path(path, node), name, value, capacity);

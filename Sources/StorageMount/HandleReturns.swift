@@ -92,12 +92,17 @@ final class HandleReturns: Sendable {
             }
             // More arrive meanwhile; only the end cuts it short.
             if !isClosed { Futex.wait(arrivals, while: seen, until: .after(Self.delay)) }
-            let (batch, session) = state.withLock { state in
-                defer { state.batch = ProcessorStorageForget(items: [], files: []) }
-                return (state.batch, state.session)
-            }
-            send(batch, session)
+            flush()
         }
+    }
+
+    /// Sends what has been gathered and waits until the component has it.
+    func flush() {
+        let (batch, session) = state.withLock { state in
+            defer { state.batch = ProcessorStorageForget(items: [], files: []) }
+            return (state.batch, state.session)
+        }
+        if !batch.items.isEmpty || !batch.files.isEmpty { send(batch, session) }
     }
 
     /// What is lost of this costs the storage component memory until the session ends, and nothing else.

@@ -29,6 +29,8 @@ extension MountThread {
             fuse_reply_entry(fuse, &absent)
             return
         }
+        // The kernel asks again, and the component can let go only of what it does not take for open.
+        if reply.error == ESTALE { mount.returns.flush() }
         answerEntry(fuse, reply, parent, name)
     }
 

@@ -15,6 +15,8 @@ final class ExportTree: Sendable {
     private let devices: [UInt64]
     /// Where an overlay is mounted, to be unmounted at the end; nil for a plain directory.
     private let mountPoint: String?
+    /// What an overlay is made of; nil for a plain directory.
+    let overlays: OverlayLayers?
     /// Of an overlay's state directory.
     private let lock: Descriptor?
 
@@ -24,6 +26,7 @@ final class ExportTree: Sendable {
         let path: String
         var hiddenPaths = configuration.hidden
         var lower = ""
+        var layers: [OverlayLayer]?
         switch configuration.export {
         case .directory(let directory):
             path = directory
@@ -35,6 +38,7 @@ final class ExportTree: Sendable {
             let overlay = try OverlayMount(lower: lowerPath, stateDirectory: stateDirectory, logger: logger)
             path = overlay.mountPoint
             mountPoint = overlay.mountPoint
+            layers = overlay.layers
             lower = lowerPath
             hiddenPaths.append(stateDirectory)
         }
@@ -46,6 +50,7 @@ final class ExportTree: Sendable {
         let raw = lego_directory_open(path)
         if raw < 0 { throw failed(KernelError("open", -raw)) }
         rootDescriptor = Descriptor(taking: raw)
+        overlays = layers.map { OverlayLayers($0, root: raw) }
         var status = lego_file_status()
         let result = lego_file_status(raw, "", &status)
         if result < 0 { throw failed(KernelError("statx", -result)) }

@@ -11,6 +11,7 @@ struct OverlayMount {
     /// STATE/tree: where the merged tree is.
     let mountPoint: String
     private let lower: String
+    private(set) var layers: [OverlayLayer] = []
     private let stateDirectory: String
 
     /// Keeps any other storage component, of whatever process, away from a state directory while the descriptor is
@@ -38,14 +39,14 @@ struct OverlayMount {
         if status.st_mode & S_IFMT != S_IFDIR { throw .export(path: lower, KernelError("stat", ENOTDIR)) }
         try Self.makeDirectory(mountPoint, mode: 0o700)
         let below = MountTable.withFiles(MountTable.current(), below: lower)
-        try mount(lower: lower, layer: stateDirectory + "/root", at: mountPoint)
+        try mount(lower: lower, layer: stateDirectory + "/root", at: mountPoint, inTree: "")
         for entry in below where !entry.mountPoint.hasPrefix(stateDirectory + "/") {
             mountBelow(entry, logger: logger)
         }
     }
 
     /// One of the file systems below. A failure costs the programs that file system and is logged.
-    private func mountBelow(_ entry: MountEntry, logger: Logger) {
+    private mutating func mountBelow(_ entry: MountEntry, logger: Logger) {
         var below = FilePath(entry.mountPoint)
         guard below.removePrefix(FilePath(lower)) else { return }
         let place = FilePath(mountPoint).appending(below.components).string
@@ -62,13 +63,16 @@ struct OverlayMount {
         // '=' cannot be mistaken for a part of the path: it is escaped in it.
         let name = "/\(below)".replacing("=", with: "==").replacing("/", with: "=")
         do {
-            try mount(lower: entry.mountPoint, layer: stateDirectory + "/below" + name, at: place)
+            let layer = stateDirectory + "/below" + name
+            try mount(lower: entry.mountPoint, layer: layer, at: place, inTree: below.string)
         } catch {
             logger.warning("\(entry.mountPoint) is left out of the tree: \(error)")
         }
     }
 
-    private func mount(lower: String, layer: String, at place: String) throws(StorageError) {
+    private mutating func mount(
+        lower: String, layer: String, at place: String, inTree: String
+    ) throws(StorageError) {
         let upper = layer + "/upper"
         try Self.makeDirectory(layer, mode: 0o700)
         try Self.makeDirectory(layer + "/work", mode: 0o700)
@@ -87,12 +91,15 @@ struct OverlayMount {
             + "redirect_dir=on,index=off,metacopy=off,xino=auto"
         let result = lego_mount("lego", place, "overlay", UInt(MS_NODEV) | UInt(MS_NOSUID), options)
         switch -result {
-        case 0: return
+        case 0: break
         case ENODEV: throw .noOverlay
         case EBUSY: throw .stateInUse(path: stateDirectory)
         case EINVAL, EOPNOTSUPP: throw .stateUnsuitable(path: stateDirectory)
         default: throw .state(path: stateDirectory, KernelError("mount overlay", -result))
         }
+        do {
+            layers.append(try OverlayLayer(place: inTree, mountPoint: place, lower: lower, upper: upper))
+        } catch { throw .state(path: upper, error) }
     }
 
     /// Separators of mount options and of layers.

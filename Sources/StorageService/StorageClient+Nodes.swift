@@ -138,6 +138,14 @@ extension StorageClient {
         if surplus >= 0 { close(surplus) }
     }
 
+    /// Closes all nodes that are not in use and can be opened again by name.
+    func closeIdle() {
+        let surplus = withState { state -> [Int32] in
+            state.isClosed ? [] : state.closeIdle()
+        }
+        for descriptor in surplus { close(descriptor) }
+    }
+
     /// The client's node with that identity, open for one request, or nil when it has none or it cannot be opened.
     func useKnown(_ status: lego_file_status) -> NodeUse? {
         let key = NodeKey(status)
@@ -247,6 +255,22 @@ extension StorageClient.State {
             candidate = next
         }
         return -1
+    }
+
+    /// Answers the descriptors to close.
+    mutating func closeIdle() -> [Int32] {
+        var surplus: [Int32] = []
+        var candidate = oldest
+        while candidate != 0, let node = nodes.pointer(candidate) {
+            let next = node.pointee.newer
+            if node.pointee.users == 0 && node.pointee.openFiles == 0 && node.pointee.name != nil {
+                surplus.append(node.pointee.descriptor)
+                unlink(candidate)
+                node.pointee.descriptor = -1
+            }
+            candidate = next
+        }
+        return surplus
     }
 
     /// Makes an open node the most recently used.

@@ -49,7 +49,7 @@ extension StorageService {
             return
         }
         var status = lego_file_status()
-        if lego_file_status(file.descriptor, raw.name, &status) < 0 || call.tree.isHidden(status) { return }
+        if find(call, file.descriptor, raw.name, &status) < 0 || call.tree.isHidden(status) { return }
         if isEntryWanted {
             guard let node = call.client.remember(parent: file.node, name: raw.name, status) else { return }
             result.entry = StorageEntry(node: node, attributes: call.attributes(status))

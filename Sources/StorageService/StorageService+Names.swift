@@ -18,7 +18,7 @@ extension StorageService {
         _ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>
     ) -> (error: Int32, entry: StorageEntry?) {
         var status = lego_file_status()
-        let result = lego_file_status(parent.descriptor, name, &status)
+        let result = find(call, parent.descriptor, name, &status)
         if result < 0 { return (result, nil) }
         if call.tree.isHidden(status) { return (-ENOENT, nil) }
         guard let node = call.client.remember(parent: parent.node, name: name, status) else { return (-ENFILE, nil) }

@@ -19,6 +19,7 @@ public final class StorageService: Sendable {
     private let staging: StagingBuffers
     private let started = Mutex<ExportTree?>(nil)
     private let clients = Mutex<[StorageClient]>([])
+    let renewals = Mutex(OverlayRenewals())
 
     /// Gives the calling process mounts of its own. Early in main, before any thread exists: an overlay's mounts then
     /// end with the process, however it ends.
@@ -71,6 +72,7 @@ public final class StorageService: Sendable {
     public var usedBytes: UInt64 { tree?.space().used ?? 0 }
 
     var tree: ExportTree? { started.withLock { $0 } }
+    var allClients: [StorageClient] { clients.withLock { $0 } }
 
     /// The client of a peer that has attached, or nil.
     func client(_ peer: LitePeer) -> StorageClient? {

@@ -1,4 +1,5 @@
 import Glibc
+import Kernel
 import StorageMount
 import Testing
 
@@ -68,6 +69,84 @@ extension StorageTests {
             }
             #expect(output == "written\n")
             #expect(access("/tmp/lego-overlay-test", F_OK) != 0)
+        }
+
+        /// What the host does below an overlay is seen, whatever the overlay had found there before; what programs did
+        /// goes on to hide it. `settled` looks until the processor's kernel has forgotten, at most for some seconds.
+        @Test func whatTheHostChangesIsSeen() async throws {
+            let directory = try TemporaryDirectory()
+            let (lower, mountPoint) = (directory.make("lower"), directory.make("mount"))
+            for path in ["d", "d/deep", "kept", "gone"] { mkdir(lower + "/" + path, 0o755) }
+            put(lower + "/d/file", "one")
+            put(lower + "/d/removed", "one")
+            put(lower + "/kept/a", "lower")
+            put(lower + "/gone/a", "lower")
+            let configuration = StorageConfiguration(
+                export: .overlay(lower: lower, stateDirectory: directory.make("state")))
+            try await withTree(configuration, at: mountPoint) {
+                @Sendable func settled(_ path: String, _ expected: String?, _ what: String) throws {
+                    let deadline = Deadline.after(.seconds(20))
+                    while contents(mountPoint + path) != expected && !deadline.hasPassed { sched_yield() }
+                    try check(contents(mountPoint + path) == expected, what)
+                }
+                let file = mountPoint + "/d/file"
+                try check(contents(file) == "one" && contents(mountPoint + "/d/removed") == "one", "before")
+                try check(contents(mountPoint + "/d/new") == nil && contents(mountPoint + "/d/deep/x/y") == nil, "absent")
+                try check(unlink(mountPoint + "/kept/a") == 0, "removal by a program")
+                try check(unlink(mountPoint + "/gone/a") == 0 && rmdir(mountPoint + "/gone") == 0, "removal of a directory")
+                try check(mkdir(mountPoint + "/gone", 0o755) == 0, "a directory of the same name")
+
+                put(lower + "/d/new", "new")
+                try settled("/d/new", "new", "a file that had not been there")
+                put(lower + "/d/other", "two")
+                rename(lower + "/d/other", lower + "/d/file")
+                try settled("/d/file", "two", "a file that another one was put in the place of")
+                unlink(lower + "/d/removed")
+                try settled("/d/removed", nil, "a file that was removed")
+                mkdir(lower + "/d/deep/x", 0o755)
+                put(lower + "/d/deep/x/y", "deep")
+                try settled("/d/deep/x/y", "deep", "a file in a directory that had not been there")
+                let names = try Child.run(["ls", mountPoint + "/d"]).split(separator: "\n").map(String.init)
+                try check(names == ["deep", "file", "new"], "listing: \(names)")
+
+                // A directory in which a program has written, and of which the overlay therefore has one of its own.
+                put(mountPoint + "/d/upper", "upper")
+                try Child.run(["rm", "-rf", lower + "/d"])
+                mkdir(lower + "/d", 0o755)
+                put(lower + "/d/again", "again")
+                try settled("/d/again", "again", "a file in a directory that was made again")
+                try settled("/d/new", nil, "a file that went with the old directory")
+                try settled("/d/upper", "upper", "a program's own file in it")
+
+                put(lower + "/kept/a", "again")
+                put(lower + "/gone/a", "again")
+                try settled("/kept/a", nil, "what a program removed stays removed")
+                try settled("/gone/a", nil, "what a program's directory hides stays hidden")
+                put(file, "three")
+                put(lower + "/d/file", "four")
+                try settled("/d/file", "three", "what a program wrote stays as it wrote it")
+            }
+        }
+
+        /// A file that a program holds open is the old one to it, and the new one to whoever opens it afterwards.
+        @Test func whatIsOpenStaysTheSame() async throws {
+            let directory = try TemporaryDirectory()
+            let (lower, mountPoint) = (directory.make("lower"), directory.make("mount"))
+            put(lower + "/file", "one")
+            let configuration = StorageConfiguration(
+                export: .overlay(lower: lower, stateDirectory: directory.make("state")))
+            try await withTree(configuration, at: mountPoint) {
+                let held = open(mountPoint + "/file", O_RDONLY)
+                try check(held >= 0, "open: \(errno)")
+                put(lower + "/other", "two")
+                rename(lower + "/other", lower + "/file")
+                var bytes = [UInt8](repeating: 0, count: 3)
+                try check(read(held, &bytes, 3) == 3 && String(decoding: bytes, as: UTF8.self) == "one", "what is open")
+                close(held)
+                let deadline = Deadline.after(.seconds(20))
+                while contents(mountPoint + "/file") != "two" && !deadline.hasPassed { sched_yield() }
+                try check(contents(mountPoint + "/file") == "two", "after it was closed")
+            }
         }
 
         @Test func stateInUseIsRefused() async throws {

@@ -56,6 +56,9 @@ int lego_file_set_times(int node, int64_t access_s, uint32_t access_ns, int64_t 
 int lego_file_link(int node, int directory, const char *name);
 int lego_file_rename(int from, const char *name, int to, const char *new_name, uint32_t flags);
 
+// The path of what is open (readlink(2) of /proc/self/fd), with its end; its length.
+ssize_t lego_file_path(int node, char *path, size_t capacity);
+
 ssize_t lego_attribute_get(int node, const char *name, void *value, size_t capacity);
 ssize_t lego_attribute_list(int node, void *names, size_t capacity);
 int lego_attribute_set(int node, const char *name, const void *value, size_t count, int flags);

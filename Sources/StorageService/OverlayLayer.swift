@@ -1,0 +1,132 @@
+import CLinux
+import Glibc
+import Kernel
+
+/// One overlay of the tree with the two directories that it is made of, so that what the host has changed below it is
+/// seen.
+///
+/// overlayfs asks its lower layer for a name once, and keeps the answer, that there is none too, for as long as the
+/// kernel has room ("Changes to underlying filesystems", Documentation/filesystems/overlayfs.rst). The lower layer of a
+/// local rack is a host that goes on working: whoever compiles a program there again and runs it must get the new one.
+/// So each name that is looked up is looked up below too, and what has become different there is forgotten by the
+/// overlay (`forgetNames`). Any thread.
+final class OverlayLayer: Sendable {
+    /// Where in the tree: empty, or "home/user".
+    let place: String
+    private let mountPoint: String
+    /// The lower directory as a mount of its own, without what is mounted in it, as the overlay sees it.
+    private let lower: Descriptor
+    private let upper: Descriptor
+
+    init(place: String, mountPoint: String, lower: String, upper: String) throws(KernelError) {
+        self.place = place
+        self.mountPoint = mountPoint
+        self.lower = Descriptor(taking: try checked("open_tree", lego_mount_clone(lower)))
+        self.upper = Descriptor(taking: try checked("open", lego_directory_open(upper)))
+    }
+
+    /// Whether the overlay answers for a path below `place` what the lower layer does not say any more. `found` is 0
+    /// with the status that the overlay tells, or a negative error number. Two system calls where nothing has changed.
+    func isOutdated(_ path: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status) -> Bool {
+        if found < 0 && found != -ENOENT { return false }
+        var below = lego_file_status()
+        let there = lego_file_status(lower.raw, path, &below)
+        if there < 0 && (found < 0 || there != -ENOENT) { return false }
+        if there == 0 && found == 0 && Self.isSame(status, below) { return false }
+        return isLowersToSay(path)
+    }
+
+    /// Whether the two are the same file, unchanged. The number of links tells a file that exists no more from one that
+    /// was put in its place within a tick of the clock.
+    private static func isSame(_ status: lego_file_status, _ below: lego_file_status) -> Bool {
+        status.mode == below.mode && status.size == below.size
+            && status.change_s == below.change_s && status.change_ns == below.change_ns
+            && status.birth_ns == below.birth_ns
+            && (status.links > 0 || status.mode & UInt32(S_IFMT) == UInt32(S_IFDIR))
+    }
+
+    /// Whether the upper layer has nothing to do with the path: neither a file nor a mark that it was removed, nor a
+    /// directory on the way that hides the lower layer's or stands for another one.
+    private func isLowersToSay(_ path: UnsafePointer<CChar>) -> Bool {
+        var status = lego_file_status()
+        if lego_file_status(upper.raw, path, &status) != -ENOENT { return false }
+        return withUnsafeTemporaryAllocation(of: CChar.self, capacity: strlen(path) + 1) { way in
+            strcpy(way.baseAddress!, path)
+            while let slash = strrchr(way.baseAddress!, Int32(UInt8(ascii: "/"))) {
+                slash.pointee = 0
+                if isOwn(way.baseAddress!) { return false }
+            }
+            return true
+        }
+    }
+
+    /// Whether the upper layer has a directory that does not show the lower one of the same path.
+    private func isOwn(_ path: UnsafePointer<CChar>) -> Bool {
+        let raw = lego_file_locate(upper.raw, path)
+        if raw < 0 { return raw != -ENOENT }
+        let directory = Descriptor(taking: raw)
+        return lego_attribute_get(directory.raw, "trusted.overlay.opaque", nil, 0) >= 0
+            || lego_attribute_get(directory.raw, "trusted.overlay.redirect", nil, 0) >= 0
+    }
+
+    /// Has the overlay ask its layers again for all names of files and directories that nobody has open: the kernel lets
+    /// go of a file system's unused entries when it is remounted (`reconfigure_super`, fs/super.c). Options are ignored.
+    func forgetNames() throws(KernelError) {
+        let flags = UInt(MS_REMOUNT) | UInt(MS_NODEV) | UInt(MS_NOSUID)
+        _ = try checked("remount", lego_mount(nil, mountPoint, nil, flags, nil))
+    }
+}
+
+/// The overlays of a tree. Lock: a leaf, for two words.
+final class OverlayLayers: Sendable {
+    private let layers: [OverlayLayer]
+    /// The tree's root as the kernel writes it in the paths of what is open in it.
+    private let root: String
+
+    init(_ layers: [OverlayLayer], root: Int32) {
+        // What lies deeper comes first.
+        self.layers = layers.sorted { $0.place.utf8.count > $1.place.utf8.count }
+        self.root = Self.withPath(root) { String(cString: $0) } ?? ""
+    }
+
+    /// The overlay whose answer for a name in an open directory is out of date, if it is.
+    func outdated(
+        _ parent: Int32, _ name: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status
+    ) -> OverlayLayer? {
+        Self.withPath(parent) { path -> OverlayLayer? in
+            let count = root.utf8.count
+            guard count > 0, strncmp(path, root, count) == 0 else { return nil }
+            strcat(path, "/")
+            strcat(path, name)
+            let inside = path + count + 1
+            for layer in layers {
+                let length = layer.place.utf8.count
+                if length == 0 { return layer.isOutdated(inside, found, status) ? layer : nil }
+                if strncmp(inside, layer.place, length) == 0 && inside[length] == UInt8(ascii: "/") {
+                    return layer.isOutdated(inside + length + 1, found, status) ? layer : nil
+                }
+            }
+            return nil
+        } ?? nil
+    }
+
+    /// Forgets what all of them have looked up. Where one cannot, its names stay as they are.
+    func forgetNames() {
+        for layer in layers { try? layer.forgetNames() }
+    }
+
+    /// The path of an open directory, with room for a name behind it; nil where it has none, or too long a one.
+    private static func withPath<Result>(
+        _ descriptor: Int32, _ body: (UnsafeMutablePointer<CChar>) -> Result
+    ) -> Result? {
+        let deleted = " (deleted)"
+        return withUnsafeTemporaryAllocation(of: CChar.self, capacity: Int(PATH_MAX) + Int(NAME_MAX) + 2) { path in
+            let count = Int(lego_file_path(descriptor, path.baseAddress!, Int(PATH_MAX)))
+            if count < 0 { return nil }
+            if count > deleted.utf8.count, strcmp(path.baseAddress! + count - deleted.utf8.count, deleted) == 0 {
+                return nil
+            }
+            return body(path.baseAddress!)
+        }
+    }
+}
