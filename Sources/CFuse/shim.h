@@ -6,6 +6,7 @@
 #include <linux/fuse.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/uio.h>
 
 // What libfuse does not hand on of the kernel's protocol (up to 3.16): whose business it is to clear set-user-ID,
 // set-group-ID and capabilities of a file that changes. The kernel asks for a file's capabilities before every write
@@ -27,6 +28,29 @@ static inline void lego_fuse_accept_clearing(const struct iovec *parts, int coun
   memcpy(&body.flags, flags, sizeof body.flags);
   body.flags |= FUSE_HANDLE_KILLPRIV_V2;
   memcpy(flags, &body.flags, sizeof body.flags);
+}
+
+// Notices to the kernel, on the descriptor of /dev/fuse. libfuse has the first of them too, with other parameters from
+// one version to the next.
+
+// What the kernel knows of a name is not taken for granted any more. Unlike an invalidation this takes no mount away
+// that lies beneath. Errors mean that it knew nothing.
+static inline void lego_fuse_expire_name(int device, uint64_t parent, const char *name) {
+  struct fuse_notify_inval_entry_out body = {.parent = parent, .namelen = (uint32_t)strlen(name), .flags = FUSE_EXPIRE_ONLY};
+  struct fuse_out_header header = {.error = FUSE_NOTIFY_INVAL_ENTRY};
+  struct iovec parts[] = {{&header, sizeof header}, {&body, sizeof body}, {(void *)(uintptr_t)name, body.namelen + 1}};
+  header.len = (uint32_t)(sizeof header + sizeof body + body.namelen + 1);
+  ssize_t ignored = writev(device, parts, 3);
+  (void)ignored;
+}
+
+// Nor an inode's attributes. Its cached pages stay.
+static inline void lego_fuse_expire_attributes(int device, uint64_t inode) {
+  struct fuse_notify_inval_inode_out body = {.ino = inode, .off = -1};
+  struct fuse_out_header header = {.len = sizeof header + sizeof body, .error = FUSE_NOTIFY_INVAL_INODE};
+  struct iovec parts[] = {{&header, sizeof header}, {&body, sizeof body}};
+  ssize_t ignored = writev(device, parts, 2);
+  (void)ignored;
 }
 
 // Whether the kernel says of a write, a truncation or an open that the bits are to be cleared.

@@ -47,6 +47,7 @@ int lego_file_status(int directory, const char *name, struct lego_file_status *s
       .gid = x.stx_gid,
       .special = (uint32_t)makedev(x.stx_rdev_major, x.stx_rdev_minor),
       .block_bytes = x.stx_blksize,
+      .is_mount_root = (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0,
       .birth_ns = x.stx_mask & STATX_BTIME ? (uint64_t)x.stx_btime.tv_sec * 1000000000 + x.stx_btime.tv_nsec : 0,
   };
   return 0;

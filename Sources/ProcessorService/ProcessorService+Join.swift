@@ -23,6 +23,7 @@ extension ProcessorService {
     private func join(_ program: Program, _ life: Program.Life, _ request: ManagerProcessorJoin)
         throws(SandboxFailure)
     {
+        hooks.refreshTree()
         var plan = program.plan
         plan.arguments = request.arguments
         plan.environment = Self.merge(plan.environment, with: request.environment)

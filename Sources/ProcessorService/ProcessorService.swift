@@ -220,6 +220,7 @@ public final class ProcessorService: Sendable {
             throw SandboxFailure(
                 "no storage component is mounted at \(hooks.name()); is one healthy in 'legoctl status'?")
         }
+        hooks.refreshTree()
         var plan = plan(request, tree)
         try checkProcessors(plan.processors)
         let logPath = "\(configuration.logDirectory)/\(request.program).log"
@@ -369,16 +370,20 @@ public struct ProcessorHooks: Sendable {
     public var isManager: @Sendable (LitePeer) -> Bool
     /// The tree that programs get as their root; nil while no storage component is there.
     public var tree: @Sendable () -> StorageTree?
+    /// Has the tree show what was done to it before.
+    public var refreshTree: @Sendable () -> Void
     /// Tells the manager how a program ended; false when it did not take the report within a deadline of some seconds.
     public var report: @Sendable (ProcessorManagerReport) -> Bool
 
     public init(
         name: @escaping @Sendable () -> String, isManager: @escaping @Sendable (LitePeer) -> Bool,
-        tree: @escaping @Sendable () -> StorageTree?, report: @escaping @Sendable (ProcessorManagerReport) -> Bool
+        tree: @escaping @Sendable () -> StorageTree?, refreshTree: @escaping @Sendable () -> Void = {},
+        report: @escaping @Sendable (ProcessorManagerReport) -> Bool
     ) {
         self.name = name
         self.isManager = isManager
         self.tree = tree
+        self.refreshTree = refreshTree
         self.report = report
     }
 }

@@ -10,9 +10,6 @@ extension MountThread {
         UnsafeRawBufferPointer(start: name, count: strlen(name))
     }
 
-    /// How long the kernel may take "there is no such name" for granted.
-    private static let absentTimeout = StorageMount.attributeTimeout
-
     func lookUp(_ fuse: OpaquePointer, _ parent: UInt64, _ name: UnsafePointer<CChar>) {
         // The kernel's own limit is larger. Whatever makes a name looks it up first.
         if strlen(name) > StorageLimit.name_max {
@@ -25,7 +22,7 @@ extension MountThread {
         }
         if reply.error == ENOENT {
             var absent = fuse_entry_param()
-            absent.entry_timeout = Self.absentTimeout
+            absent.entry_timeout = mount.recent.timeout(parent: parent, name: name, inode: 0)
             fuse_reply_entry(fuse, &absent)
             return
         }
@@ -60,8 +57,8 @@ extension MountThread {
         var parameters = fuse_entry_param()
         parameters.ino = number
         parameters.attr = status(entry.attributes)
-        parameters.attr_timeout = StorageMount.attributeTimeout
-        parameters.entry_timeout = StorageMount.attributeTimeout
+        parameters.entry_timeout = mount.recent.timeout(parent: parent, name: name, inode: number)
+        parameters.attr_timeout = parameters.entry_timeout
         return parameters
     }
 

@@ -44,7 +44,7 @@ extension MountThread {
         }
         mount.inodes.refresh(inode, attributes)
         var status = status(attributes)
-        fuse_reply_attr(fuse, &status, StorageMount.attributeTimeout)
+        fuse_reply_attr(fuse, &status, mount.recent.timeout(inode: inode))
     }
 
     func getAttributes(_ fuse: OpaquePointer, _ inode: UInt64) {

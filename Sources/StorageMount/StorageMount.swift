@@ -36,7 +36,7 @@ public enum StorageMountError: Error, Sendable, CustomStringConvertible {
 /// interface).
 ///
 /// Coherence: what another processor changed is seen at the next open (close-to-open), and names and attributes at the
-/// latest after `attributeTimeout`. Locks hold among the programs of this processor.
+/// latest after `attributeTimeout`, and after `refresh`. Locks hold among the programs of this processor.
 ///
 /// Failure: while the component is away, requests wait for it, up to `patience` from its loss, and fail with EIO
 /// afterwards. When another one comes for the same tree, everything goes on, open files too, except files that had no
@@ -60,6 +60,7 @@ public final class StorageMount: Sendable {
     let inodes = InodeTable()
     let files = OpenFileTable()
     let returns: HandleReturns
+    let recent = RecentAnswers()
     let watch: StorageWatch
     let logger: Logger
     public let mountPoint: String
@@ -135,6 +136,7 @@ public final class StorageMount: Sendable {
             close(device)
             throw .session
         }
+        recent.open(device)
         nonisolated(unsafe) let started = session
         state.withLock { state in
             state.session = started
@@ -175,6 +177,10 @@ public final class StorageMount: Sendable {
     /// There may be another storage component: waiting requests ask for it now.
     public func storageChanged() { link.changed() }
 
+    /// What others did to the tree so far is seen by whoever looks from now on. Any thread but the mount's own; some
+    /// microseconds for each name that was looked up within the last second.
+    public func refresh() { recent.expire() }
+
     /// Unmounts at once; what programs still have under way there ends with an error. From the mount namespace that it
     /// was mounted in. Idempotent. Waits for the threads: a request that waits for the storage component ends first.
     public func unmount() {
@@ -186,6 +192,7 @@ public final class StorageMount: Sendable {
         guard let session else { return }
         link.close()
         fuse_session_exit(session)
+        recent.end()
         let result = lego_unmount(mountPoint, 1)
         if result < 0 { logger.warning("\(mountPoint) was not mounted any more: \(KernelError.text(-result))") }
         for thread in threads { thread.join() }

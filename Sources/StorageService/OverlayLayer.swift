@@ -28,7 +28,8 @@ final class OverlayLayer: Sendable {
     /// Whether the overlay answers for a path below `place` what the lower layer does not say any more. `found` is 0
     /// with the status that the overlay tells, or a negative error number. Two system calls where nothing has changed.
     func isOutdated(_ path: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status) -> Bool {
-        if found < 0 && found != -ENOENT { return false }
+        // What is mounted there is no layer's.
+        if found == 0 ? status.is_mount_root != 0 : found != -ENOENT { return false }
         var below = lego_file_status()
         let there = lego_file_status(lower.raw, path, &below)
         if there < 0 && (found < 0 || there != -ENOENT) { return false }
@@ -89,25 +90,25 @@ final class OverlayLayers: Sendable {
         self.root = Self.withPath(root) { String(cString: $0) } ?? ""
     }
 
-    /// The overlay whose answer for a name in an open directory is out of date, if it is.
-    func outdated(
+    /// Whether what an overlay answers for a name in an open directory is out of date.
+    func areOutdated(
         _ parent: Int32, _ name: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status
-    ) -> OverlayLayer? {
-        Self.withPath(parent) { path -> OverlayLayer? in
+    ) -> Bool {
+        Self.withPath(parent) { path in
             let count = root.utf8.count
-            guard count > 0, strncmp(path, root, count) == 0 else { return nil }
+            guard count > 0, strncmp(path, root, count) == 0 else { return false }
             strcat(path, "/")
             strcat(path, name)
             let inside = path + count + 1
             for layer in layers {
                 let length = layer.place.utf8.count
-                if length == 0 { return layer.isOutdated(inside, found, status) ? layer : nil }
+                if length == 0 { return layer.isOutdated(inside, found, status) }
                 if strncmp(inside, layer.place, length) == 0 && inside[length] == UInt8(ascii: "/") {
-                    return layer.isOutdated(inside + length + 1, found, status) ? layer : nil
+                    return layer.isOutdated(inside + length + 1, found, status)
                 }
             }
-            return nil
-        } ?? nil
+            return false
+        } ?? false
     }
 
     /// Forgets what all of them have looked up. Where one cannot, its names stay as they are.

@@ -2,13 +2,36 @@ import CLinux
 import Glibc
 import Kernel
 
-/// When the overlays were last made to look again.
+/// Renewals of the overlays that did not help, because what they were to renew is in use.
 struct OverlayRenewals {
-    /// What is in use could not be renewed at once: it shall be before the next name is looked up.
-    var isOwed = false
-    /// None is tried before: what did not help is not repeated for each name.
-    var notBefore = Deadline(nanoseconds: 0)
-    static let pause: Duration = .milliseconds(100)
+    /// One that did not help at once shall be made before the next name is looked up.
+    private var isOwed = false
+    /// Names for which it did not help lately, by hash, and until when they are taken as the overlay has them: the client
+    /// asks once more, and then shall get an answer.
+    private var names = [Int](repeating: 0, count: failures_max)
+    private var until = [Deadline](repeating: Deadline(nanoseconds: 0), count: failures_max)
+    /// What is held for long is not tried again for each name: so many at a time.
+    private static let failures_max = 8
+    private static let pause: Duration = .milliseconds(100)
+
+    mutating func takeOwed() -> Bool {
+        defer { isOwed = false }
+        return isOwed
+    }
+
+    func mayHelp(_ name: Int) -> Bool {
+        var isFree = false
+        for index in 0..<Self.failures_max {
+            if until[index].hasPassed { isFree = true } else if names[index] == name { return false }
+        }
+        return isFree
+    }
+
+    mutating func failed(_ name: Int) {
+        guard let index = until.firstIndex(where: \.hasPassed) else { return }
+        (names[index], until[index]) = (name, .after(Self.pause))
+        isOwed = true
+    }
 }
 
 // Names, as the tree has them and the host below it. On workers.
@@ -20,24 +43,17 @@ extension StorageService {
         _ call: StorageCall, _ parent: Int32, _ name: UnsafePointer<CChar>, _ status: inout lego_file_status
     ) -> Int32 {
         guard let overlays = call.tree.overlays else { return lego_file_status(parent, name, &status) }
-        if takeOwedRenewal() { renew(overlays) }
+        if renewals.withLock({ $0.takeOwed() }) { renew(overlays) }
         var result = lego_file_status(parent, name, &status)
-        if overlays.outdated(parent, name, result, status) == nil || !mayRenew() { return result }
+        if !overlays.areOutdated(parent, name, result, status) { return result }
+        let hash = String(cString: name).hashValue
+        if !renewals.withLock({ $0.mayHelp(hash) }) { return result }
         renew(overlays)
         result = lego_file_status(parent, name, &status)
-        if overlays.outdated(parent, name, result, status) == nil { return result }
-        renewals.withLock { $0 = OverlayRenewals(isOwed: true, notBefore: .after(OverlayRenewals.pause)) }
+        if !overlays.areOutdated(parent, name, result, status) { return result }
+        renewals.withLock { $0.failed(hash) }
         return -ESTALE
     }
-
-    private func takeOwedRenewal() -> Bool {
-        renewals.withLock { renewals in
-            defer { renewals.isOwed = false }
-            return renewals.isOwed
-        }
-    }
-
-    private func mayRenew() -> Bool { renewals.withLock { $0.notBefore.hasPassed } }
 
     /// Lets go of all that only waits to be used again, which would keep its names.
     private func renew(_ overlays: OverlayLayers) {

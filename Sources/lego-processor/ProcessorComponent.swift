@@ -63,7 +63,7 @@ final class ProcessorComponent: Sendable {
         configuration.temporaryBytes = settings[ProcessorKeys.temporarySize]
         service = try ProcessorService(
             node: frame.node, buffers: pool, configuration: configuration,
-            hooks: Self.hooks(frame.manager, storage: storage, tree: tree), place: Self.place(frame.manager),
+            hooks: Self.hooks(frame.manager, storage: storage, mount: mount), place: Self.place(frame.manager),
             logger: context.logger)
         let readiness = context.readiness
         let address = frame.node.address.description
@@ -95,15 +95,18 @@ final class ProcessorComponent: Sendable {
         }
     }
 
-    private static func hooks(_ manager: ManagerLinkPromise, storage: PeerFollower, tree: String) -> ProcessorHooks {
+    private static func hooks(_ manager: ManagerLinkPromise, storage: PeerFollower, mount: StorageMount)
+        -> ProcessorHooks
+    {
         ProcessorHooks(
             name: { manager.link?.name ?? "processor" },
             isManager: { manager.link?.isManager($0) == true },
             tree: {
                 // A storage component that has just come back is known here with the next heartbeat.
                 guard storage.current(until: .after(storageLimit)) != nil else { return nil }
-                return storage.name.map { StorageTree(path: tree, name: $0) }
+                return storage.name.map { StorageTree(path: mount.mountPoint, name: $0) }
             },
+            refreshTree: { mount.refresh() },
             report: { manager.link?.report($0, until: .after(reportLimit)) == true })
     }
 

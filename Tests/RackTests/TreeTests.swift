@@ -49,4 +49,48 @@ struct TreeTests {
             #expect(!FileManager.default.fileExists(atPath: place + "/other"), "\(place) of the host was written to")
         }
     }
+
+    /// Whoever writes a file on the host, or a program, and then submits another program, has it find what was written:
+    /// at once, whatever earlier programs found there.
+    @Test func whatWasDoneBeforeIsSeen() throws {
+        let directory = try Rack.makeDirectory()
+        defer { _ = try? Command("rm", ["-rf", directory]).run() }
+        let work = directory + "/work"
+        try Rack.with { rack in
+            func expect(_ script: String, _ text: String, _ what: String) throws {
+                let result = try rack.run(["--cwd", "/"], ["/bin/sh", "-c", script])
+                #expect(result.text == text, "\(what): \(result.errors)")
+            }
+            func write(_ name: String, _ text: String) throws {
+                try text.write(toFile: "\(work)/\(name)", atomically: false, encoding: .utf8)
+            }
+            for round in 0..<5 {
+                mkdir(work, 0o777)
+                chmod(work, 0o777)
+                try expect("cat \(work)/file 2>/dev/null; ls \(work)", "", "nothing")
+                try write("file", "one \(round)\n")
+                try expect("cat \(work)/file", "one \(round)\n", "a file that had not been there")
+                try write("file", "another \(round)\n")
+                try expect("cat \(work)/file", "another \(round)\n", "longer contents")
+                try write("other", "replaced\n")
+                rename(work + "/other", work + "/file")
+                try expect("cat \(work)/file; wc -c <\(work)/file", "replaced\n9\n", "another file of that name")
+                try mustRun("cp", ["/bin/false", work + "/program"])
+                try expect("\(work)/program; echo $?", "1\n", "a program")
+                unlink(work + "/program")
+                try mustRun("cp", ["/bin/true", work + "/program"])
+                try expect("\(work)/program; echo $?", "0\n", "the program made again")
+                unlink(work + "/file")
+                try expect("cat \(work)/file 2>/dev/null; ls \(work)", "program\n", "a file that was removed")
+                try expect("echo own >\(work)/own && cat \(work)/own", "own\n", "a program's own file")
+                try mustRun("rm", ["-rf", work])
+                mkdir(work, 0o777)
+                chmod(work, 0o777)
+                try write("again", "again\n")
+                try expect("cat \(work)/again \(work)/own", "again\nown\n", "a directory that was made again")
+                try expect("rm \(work)/own; ls \(work)", "again\n", "its listing")
+                try mustRun("rm", ["-rf", work])
+            }
+        }
+    }
 }

@@ -91,9 +91,11 @@ extension StorageTests {
                 }
                 let file = mountPoint + "/d/file"
                 try check(contents(file) == "one" && contents(mountPoint + "/d/removed") == "one", "before")
-                try check(contents(mountPoint + "/d/new") == nil && contents(mountPoint + "/d/deep/x/y") == nil, "absent")
+                try check(
+                    contents(mountPoint + "/d/new") == nil && contents(mountPoint + "/d/deep/x/y") == nil, "absent")
                 try check(unlink(mountPoint + "/kept/a") == 0, "removal by a program")
-                try check(unlink(mountPoint + "/gone/a") == 0 && rmdir(mountPoint + "/gone") == 0, "removal of a directory")
+                try check(
+                    unlink(mountPoint + "/gone/a") == 0 && rmdir(mountPoint + "/gone") == 0, "removal of a directory")
                 try check(mkdir(mountPoint + "/gone", 0o755) == 0, "a directory of the same name")
 
                 put(lower + "/d/new", "new")

@@ -18,6 +18,7 @@ struct lego_file_status {
   uint32_t uid, gid;
   uint32_t special; // the device that a device node stands for, as mknod(2) takes it
   uint32_t block_bytes;
+  uint32_t is_mount_root; // another mount begins here
   uint64_t birth_ns; // when the inode was made, since 1970; 0 when the file system does not tell
 };
 

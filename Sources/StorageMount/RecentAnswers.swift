@@ -1,0 +1,107 @@
+import CFuse
+import Glibc
+import Kernel
+import Synchronization
+
+/// What the kernel was told of names and attributes and still takes for granted, so that it can be told to ask again.
+///
+/// Between programs nothing may be taken for granted: who has changed a file and then submits a program expects it to
+/// find what he wrote. Within a program's life the kernel's caches hold for `StorageMount.attributeTimeout`.
+///
+/// Any thread; one lock, a leaf. A note is a copy of the name and no system call; what does not fit is not cached.
+final class RecentAnswers: Sendable {
+    /// Its name belongs to whoever has it.
+    private struct Answer: @unchecked Sendable {
+        /// 0: attributes of the inode alone.
+        var parent: UInt64
+        /// 0: there is no such name.
+        var inode: UInt64
+        /// Allocated with strdup; nil without a parent.
+        var name: UnsafeMutablePointer<CChar>?
+        var ends = Deadline.after(.seconds(StorageMount.attributeTimeout))
+    }
+
+    private struct State: ~Copyable {
+        /// A ring.
+        let answers: UnsafeMutablePointer<Answer>
+        var first = 0
+        var count = 0
+
+        mutating func pop() -> Answer? {
+            if count == 0 { return nil }
+            defer {
+                first = (first + 1) % RecentAnswers.capacity
+                count -= 1
+            }
+            return answers[first]
+        }
+
+        /// Drops what the kernel does not take for granted any more.
+        mutating func trim() {
+            while count > 0, answers[first].ends.hasPassed { free(pop()?.name) }
+        }
+
+        deinit {
+            for index in 0..<count { free(answers[(first + index) % RecentAnswers.capacity].name) }
+            answers.deallocate()
+        }
+    }
+
+    /// Answers that are cached at a time. Each costs some 2 µs when a program starts.
+    private static let capacity = 4096
+
+    private let state = Mutex(State(answers: .allocate(capacity: capacity)))
+    /// Guards the descriptor of /dev/fuse to write notices to; -1 while there is none.
+    private let device = Mutex<Int32>(-1)
+
+    deinit { device.withLock { if $0 >= 0 { close($0) } } }
+
+    /// Takes a copy of the descriptor.
+    func open(_ descriptor: Int32) {
+        device.withLock { $0 = fcntl(descriptor, F_DUPFD_CLOEXEC, 0) }
+    }
+
+    /// The mount has ended.
+    func end() {
+        device.withLock { raw in
+            if raw >= 0 { Glibc.close(raw) }
+            raw = -1
+        }
+    }
+
+    /// How long the kernel may use what it is now told of a name, in seconds; `inode` 0: there is none.
+    func timeout(parent: UInt64, name: UnsafePointer<CChar>, inode: UInt64) -> Double {
+        note(Answer(parent: parent, inode: inode, name: strdup(name)))
+    }
+
+    /// How long it may use the attributes of an inode, in seconds.
+    func timeout(inode: UInt64) -> Double { note(Answer(parent: 0, inode: inode, name: nil)) }
+
+    private func note(_ answer: Answer) -> Double {
+        let isNoted = state.withLock { state -> Bool in
+            state.trim()
+            if state.count == Self.capacity { return false }
+            (state.answers + (state.first + state.count) % Self.capacity).initialize(to: answer)
+            state.count += 1
+            return true
+        }
+        if !isNoted { free(answer.name) }
+        return isNoted ? StorageMount.attributeTimeout : 0
+    }
+
+    /// Has the kernel ask for all of it again when it needs it. Not on a mount thread: the kernel takes the directories'
+    /// locks, which it may hold while it waits for one.
+    func expire() {
+        device.withLock { raw in
+            if raw < 0 { return }
+            for _ in 0..<Self.capacity {
+                guard let answer = state.withLock({ $0.pop() }) else { return }
+                if let name = answer.name {
+                    lego_fuse_expire_name(raw, answer.parent, name)
+                    free(name)
+                }
+                if answer.inode != 0 { lego_fuse_expire_attributes(raw, answer.inode) }
+            }
+        }
+    }
+}
