@@ -33,7 +33,7 @@ extension LiteNode {
         }
         let slot = taken!
         let waiter = link.callWaiters + slot
-        waiter.pointee.call &+= 1
+        waiter.pointee.call = waiter.pointee.call &+ 1
         waiter.begin()
         // The loss of the peer is marked before waiters are failed: either it shows here, or this waiter was seen.
         if link.isLost {

@@ -21,7 +21,7 @@ extension LiteNode {
         if request.count + rest.count > link.messageLimit { return link.isLost ? .peerLost : .tooLarge }
         guard let slot = link.calls.take() ?? takeAnswered(link) else { return link.isLost ? .peerLost : .busy }
         let waiter = link.callWaiters + slot
-        waiter.pointee.call &+= 1
+        waiter.pointee.call = waiter.pointee.call &+ 1
         waiter.pointee.token = token
         waiter.pointee.limit_ns = deadline.nanoseconds
         waiter.pointee.isUrgent = isUrgent ? 1 : 0

@@ -116,7 +116,7 @@ extension LiteNode {
         while isOpen || (window < TransferLimit.windowRequests && !cursor.isAtEnd) {
             port.gate.lock.lock()
             if waiter.isOver { waiter.begin() }
-            if !isOpen { waiter.pointee.count += 1 }
+            if !isOpen { waiter.pointee.count = waiter.pointee.count + 1 }
             isOpen = true
             var requests = 0
             var bytes = 0

@@ -70,7 +70,7 @@ final class Port<Device: RDMADevice>: @unchecked Sendable {
         }
         // A failed request that was not the last of its portion: the last one follows, flushed.
         if id.retires == 0 { return }
-        waiter.pointee.count -= 1
+        waiter.pointee.count = waiter.pointee.count - 1
         if waiter.pointee.count == 0 { gate.finishLocked(waiter, Waiter.State.done) }
     }
 }

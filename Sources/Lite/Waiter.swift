@@ -6,6 +6,7 @@ import Kernel
 ///
 /// `state` is read by the waiting thread at any time; everything is changed under the lock of the gate that completes it, except
 /// before the operation is posted, when it is its owner's alone.
+/// Fields are assigned, never changed in place (`+=`): to Swift that is an access to the whole, `state` with it.
 struct Waiter {
     enum State {
         static let idle: UInt32 = 0

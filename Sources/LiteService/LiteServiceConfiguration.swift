@@ -24,6 +24,8 @@ public struct LiteServiceConfiguration: Sendable {
     public var channels_max = 4096
     /// How long another node may take to answer.
     public var nodeTimeout: Duration = .seconds(10)
+    /// How long setting up the connections to another node may take; the others wait meanwhile.
+    public var connectTimeout: Duration = .seconds(5)
     /// How long memory is kept from reuse when the node that managed it is lost: others may not have noticed yet.
     public var quarantine: Duration = .seconds(10)
     /// Whether programs of low priority give way while those of high priority are busy (LITE §6.2, SW-Pri).

@@ -61,7 +61,7 @@ final class Mesh: @unchecked Sendable {
             return
         }
         do throws(LiteError) {
-            let peer = try service.node.connect(to: address, until: .after(.seconds(2)))
+            let peer = try service.node.connect(to: address, until: .after(service.configuration.connectTimeout))
             let number = peer.id.rawValue
             if service.control.withLock({ $0.members[number] != nil }) { return }
             let hello = ClusterRequest(.hello, texts: ["\(service.node.address)", service.configuration.name])

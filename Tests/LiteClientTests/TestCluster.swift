@@ -13,8 +13,12 @@ import Testing
 /// All tests that make nodes: their threads must not starve each other on a small machine.
 @Suite(.serialized) enum LiteClientTests {}
 
-/// How long a test waits for what must happen.
-var patience: Deadline { .after(.seconds(20)) }
+/// The addresses of the adapters that the nodes are to be on by turns (`LEGO_TEST_VERBS=ADDRESS,ADDRESS`): their links are
+/// then RDMA verbs alone, whatever transport a test names. nil: the emulated device.
+let verbsAddresses = getenv("LEGO_TEST_VERBS").map { String(cString: $0).split(separator: ",").map { String($0) } }
+
+/// How long a test waits for what must happen; longer over verbs, whose adapters are emulated on an emulated processor.
+var patience: Deadline { .after(.seconds(verbsAddresses == nil ? 60 : 300)) }
 
 /// Nodes with their LITE services in this process; all are stopped with the cluster.
 final class TestCluster {
@@ -48,15 +52,22 @@ final class TestCluster {
         configuration.quarantine = .milliseconds(200)
         // Each knows only its predecessor.
         if let last = members.last { configuration.peers = [last.node.address] }
+        var device = HybridDeviceConfiguration(path: transport == .tcp ? .tcp : .automatic)
+        var host = "127.0.0.1"
+        if let addresses = verbsAddresses {
+            host = addresses[members.count % addresses.count]
+            configuration.connectTimeout = .seconds(120)
+            configuration.nodeTimeout = .seconds(60)
+            device = HybridDeviceConfiguration(path: .verbs, address: host)
+        }
         change(&configuration)
         var lite = LiteConfiguration(
-            name: name, listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: Int(Self.arenaBytes))
+            name: name, listen: FabricAddress(host: host, port: 0), poolBytes: Int(Self.arenaBytes))
         lite.messageBytes_max = LiteService.messageBytes
         lite.callsPerPeer_max = 16
         lite.queuePairsPerPeer = 4
         lite.reservedQueuePairs = 1
-        let node = try RackNode(
-            device: RackDevice(.init(path: transport == .tcp ? .tcp : .automatic)), configuration: lite)
+        let node = try RackNode(device: RackDevice(device), configuration: lite)
         var logger = Logger(label: name) { _ in SwiftLogNoOpLogHandler() }
         logger.logLevel = .error
         let service = try LiteService(node: node, configuration: configuration, logger: logger)
