@@ -8,7 +8,9 @@ import Synchronization
 /// Between programs nothing may be taken for granted: who has changed a file and then submits a program expects it to
 /// find what he wrote. Within a program's life the kernel's caches hold for `StorageMount.attributeTimeout`.
 ///
-/// Any thread; one lock, a leaf. A note is a copy of the name and no system call; what does not fit is not cached.
+/// Any thread. Lock order: `turn`, then one of the others, which are leaves. A note is a copy of the name and no system
+/// call; what does not fit is not cached. An answer that is on its way to the kernel while it is told to ask again may
+/// still count for a second.
 final class RecentAnswers: Sendable {
     /// Its name belongs to whoever has it.
     private struct Answer: @unchecked Sendable {
@@ -18,7 +20,8 @@ final class RecentAnswers: Sendable {
         var inode: UInt64
         /// Allocated with strdup; nil without a parent.
         var name: UnsafeMutablePointer<CChar>?
-        var ends = Deadline.after(.seconds(StorageMount.attributeTimeout))
+        /// The kernel counts from when it has the answer, a little later than this.
+        var ends = Deadline.after(.seconds(StorageMount.attributeTimeout) + .milliseconds(100))
     }
 
     private struct State: ~Copyable {
@@ -51,6 +54,8 @@ final class RecentAnswers: Sendable {
     private static let capacity = 4096
 
     private let state = Mutex(State(answers: .allocate(capacity: capacity)))
+    /// Held while the kernel is told.
+    private let turn = Mutex<Void>(())
     /// Guards the descriptor of /dev/fuse to write notices to; -1 while there is none.
     private let device = Mutex<Int32>(-1)
 
@@ -90,17 +95,20 @@ final class RecentAnswers: Sendable {
     }
 
     /// Has the kernel ask for all of it again when it needs it. Not on a mount thread: the kernel takes the directories'
-    /// locks, which it may hold while it waits for one.
+    /// locks, which it may hold while it waits for one. Who comes while another is at it waits for him, because what he
+    /// has taken from the ring is not called back yet.
     func expire() {
-        device.withLock { raw in
-            if raw < 0 { return }
+        turn.withLock { _ in
+            let copy = device.withLock { fcntl($0, F_DUPFD_CLOEXEC, 0) }
+            if copy < 0 { return }
+            defer { close(copy) }
             for _ in 0..<Self.capacity {
                 guard let answer = state.withLock({ $0.pop() }) else { return }
                 if let name = answer.name {
-                    lego_fuse_expire_name(raw, answer.parent, name)
+                    lego_fuse_expire_name(copy, answer.parent, name)
                     free(name)
                 }
-                if answer.inode != 0 { lego_fuse_expire_attributes(raw, answer.inode) }
+                if answer.inode != 0 { lego_fuse_expire_attributes(copy, answer.inode) }
             }
         }
     }

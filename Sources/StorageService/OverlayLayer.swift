@@ -78,7 +78,7 @@ final class OverlayLayer: Sendable {
     }
 }
 
-/// The overlays of a tree. Lock: a leaf, for two words.
+/// The overlays of a tree. Any thread.
 final class OverlayLayers: Sendable {
     private let layers: [OverlayLayer]
     /// The tree's root as the kernel writes it in the paths of what is open in it.

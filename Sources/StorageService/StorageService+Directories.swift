@@ -42,14 +42,16 @@ extension StorageService {
         var result = StorageDirectoryEntry(
             next: raw.next, inode: call.tree.inode(raw.inode, device: file.device), type: raw.type, entry: nil,
             name: name)
-        if !StorageCall.isName(name) {
-            // "." and ".." are the client's own business: it knows both nodes.
+        var status = lego_file_status()
+        // "." and ".." are the client's own business: it knows both nodes.
+        let found = StorageCall.isName(name) ? find(call, file.descriptor, raw.name, &status) : -ESTALE
+        if found == -ESTALE {
+            // Nor is more said of what is being renewed: who asks for it by name finds it.
             result.entry = isEntryWanted ? StorageEntry(node: 0, attributes: StorageAttributes()) : nil
             result.encode(into: &writer)
             return
         }
-        var status = lego_file_status()
-        if find(call, file.descriptor, raw.name, &status) < 0 || call.tree.isHidden(status) { return }
+        if found < 0 || call.tree.isHidden(status) { return }
         if isEntryWanted {
             guard let node = call.client.remember(parent: file.node, name: raw.name, status) else { return }
             result.entry = StorageEntry(node: node, attributes: call.attributes(status))

@@ -149,6 +149,9 @@ struct TerminalTests {
             // The same size as the last one's: told all the same.
             let third = try attach(rack, id, rows: 33, columns: 101)
             #expect(isTold(third, "size 33 101"), "\(third.screen)")
+            // A change that comes while the shell's trap for the last one runs is lost on it.
+            third.type("echo settl''ed\r")
+            #expect(third.shows("settled"), "\(third.screen)")
             third.resize(rows: 20, columns: 70)
             #expect(isTold(third, "size 20 70"), "\(third.screen)")
             // The terminal's size, not $COLUMNS: a shell with a trap notes a change some time later.
