@@ -30,8 +30,8 @@ static inline void lego_fuse_accept_clearing(const struct iovec *parts, int coun
   memcpy(flags, &body.flags, sizeof body.flags);
 }
 
-// Notices to the kernel, on the descriptor of /dev/fuse. libfuse has the first of them too, with other parameters from
-// one version to the next.
+// Notices to the kernel, on a descriptor of /dev/fuse. libfuse's own need its session, which ends with the mount, and the
+// first has other parameters from one version to the next.
 
 // What the kernel knows of a name is not taken for granted any more. Unlike an invalidation this takes no mount away
 // that lies beneath. Errors mean that it knew nothing.

@@ -86,6 +86,11 @@ struct OverlayMount {
                 throw .state(path: upper, KernelError("chmod"))
             }
         }
+        // Before the mount, so that a failure leaves none.
+        let opened: OverlayLayer
+        do {
+            opened = try OverlayLayer(place: inTree, mountPoint: place, lower: lower, upper: upper)
+        } catch { throw .state(path: upper, error) }
         let options =
             "lowerdir=\(Self.escaped(lower)),upperdir=\(Self.escaped(upper)),workdir=\(Self.escaped(layer + "/work")),"
             + "redirect_dir=on,index=off,metacopy=off,xino=auto"
@@ -97,9 +102,7 @@ struct OverlayMount {
         case EINVAL, EOPNOTSUPP: throw .stateUnsuitable(path: stateDirectory)
         default: throw .state(path: stateDirectory, KernelError("mount overlay", -result))
         }
-        do {
-            layers.append(try OverlayLayer(place: inTree, mountPoint: place, lower: lower, upper: upper))
-        } catch { throw .state(path: upper, error) }
+        layers.append(opened)
     }
 
     /// Separators of mount options and of layers.

@@ -8,8 +8,7 @@ struct OverlayRenewals {
     private var isOwed = false
     /// Names for which it did not help lately, by hash, and until when they are taken as the overlay has them: the client
     /// asks once more, and then shall get an answer.
-    private var names = [Int](repeating: 0, count: failures_max)
-    private var until = [Deadline](repeating: Deadline(nanoseconds: 0), count: failures_max)
+    private var failures: [(name: Int, until: Deadline)] = []
     /// What is held for long is not tried again for each name: so many at a time.
     private static let failures_max = 8
     private static let pause: Duration = .milliseconds(100)
@@ -19,17 +18,13 @@ struct OverlayRenewals {
         return isOwed
     }
 
-    func mayHelp(_ name: Int) -> Bool {
-        var isFree = false
-        for index in 0..<Self.failures_max {
-            if until[index].hasPassed { isFree = true } else if names[index] == name { return false }
-        }
-        return isFree
+    mutating func mayHelp(_ name: Int) -> Bool {
+        failures.removeAll { $0.until.hasPassed }
+        return failures.count < Self.failures_max && !failures.contains { $0.name == name }
     }
 
     mutating func failed(_ name: Int) {
-        guard let index = until.firstIndex(where: \.hasPassed) else { return }
-        (names[index], until[index]) = (name, .after(Self.pause))
+        failures.append((name, .after(Self.pause)))
         isOwed = true
     }
 }

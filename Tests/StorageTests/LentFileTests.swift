@@ -33,11 +33,6 @@ extension StorageTests {
             }
         }
 
-        private static func eventually(_ condition: () -> Bool) -> Bool {
-            for _ in 0..<500 where !condition() { usleep(10_000) }
-            return condition()
-        }
-
         private func withMount(_ body: @escaping @Sendable (TestProcessor, TestStorage, String, String) throws -> Void)
             async throws
         {
@@ -83,13 +78,13 @@ extension StorageTests {
                 try check(truncate(export + "/a", 100_000) == 0 && fsync(file) == 0, "truncate")
                 try check(Self.holds(mountPoint + "/a", 1, 0..<20), "after truncate")
                 let reader = open(mountPoint + "/a", O_RDONLY | O_CLOEXEC)
-                try check(Self.eventually { lseek(reader, 0, SEEK_END) == 100_000 }, "its size")
+                try check(eventually { lseek(reader, 0, SEEK_END) == 100_000 }, "its size")
                 close(reader)
                 // The name goes, the file stays as long as it is open.
                 try check(unlink(mountPoint + "/a") == 0, "unlink")
                 try Self.write(file, 1, 40..<50)
                 close(file)
-                try check(Self.eventually { mount.lentFiles == 0 }, "kept after the close")
+                try check(eventually { mount.lentFiles == 0 }, "kept after the close")
             }
         }
 
@@ -100,7 +95,7 @@ extension StorageTests {
                 try check(processor.mount.lentFiles == 256, "\(processor.mount.lentFiles) lent")
                 for file in files { close(file) }
                 for number in 0..<300 { try check(Self.holds(export + "/f\(number)", number, 0..<6), "file \(number)") }
-                try check(Self.eventually { processor.mount.lentFiles == 0 }, "kept after the close")
+                try check(eventually { processor.mount.lentFiles == 0 }, "kept after the close")
             }
         }
 

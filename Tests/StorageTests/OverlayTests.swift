@@ -1,5 +1,4 @@
 import Glibc
-import Kernel
 import StorageMount
 import Testing
 
@@ -85,9 +84,7 @@ extension StorageTests {
                 export: .overlay(lower: lower, stateDirectory: directory.make("state")))
             try await withTree(configuration, at: mountPoint) {
                 @Sendable func settled(_ path: String, _ expected: String?, _ what: String) throws {
-                    let deadline = Deadline.after(.seconds(20))
-                    while contents(mountPoint + path) != expected && !deadline.hasPassed { sched_yield() }
-                    try check(contents(mountPoint + path) == expected, what)
+                    try check(eventually(within: .seconds(20)) { contents(mountPoint + path) == expected }, what)
                 }
                 let file = mountPoint + "/d/file"
                 try check(contents(file) == "one" && contents(mountPoint + "/d/removed") == "one", "before")
@@ -145,9 +142,8 @@ extension StorageTests {
                 var bytes = [UInt8](repeating: 0, count: 3)
                 try check(read(held, &bytes, 3) == 3 && String(decoding: bytes, as: UTF8.self) == "one", "what is open")
                 close(held)
-                let deadline = Deadline.after(.seconds(20))
-                while contents(mountPoint + "/file") != "two" && !deadline.hasPassed { sched_yield() }
-                try check(contents(mountPoint + "/file") == "two", "after it was closed")
+                try check(
+                    eventually(within: .seconds(20)) { contents(mountPoint + "/file") == "two" }, "after it was closed")
             }
         }
 

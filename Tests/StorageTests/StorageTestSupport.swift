@@ -35,6 +35,16 @@ func withPrivateMounts<Result: Sendable>(
     }
 }
 
+/// Looks again and again until a condition holds; false at the deadline.
+func eventually(within limit: Duration = .seconds(5), _ condition: () -> Bool) -> Bool {
+    let deadline = Deadline.after(limit)
+    while !condition() {
+        if deadline.hasPassed { return false }
+        usleep(1000)
+    }
+    return true
+}
+
 /// A new directory, removed with everything in it when the object goes.
 final class TemporaryDirectory: Sendable {
     let path: String
