@@ -42,6 +42,8 @@ struct StreamPump: ~Copyable {
     private let hasTerminal: Bool
     private var terminal: RawTerminal?
     private var isResized = false
+    /// The size that the program's terminal has, as far as this process knows.
+    private var sizeSent = RawTerminal.size
     /// What takes the user away from the terminal; nil where nothing does.
     private var leavingKeys: LeavingKeys?
     private var isLeaving = false
@@ -166,6 +168,7 @@ struct StreamPump: ~Copyable {
     private mutating func sendSize() {
         isResized = false
         guard let size = RawTerminal.size else { return }
+        sizeSent = size
         outbound.append(
             FrameEncoder.frame(
                 .windowSize,
@@ -204,6 +207,8 @@ struct StreamPump: ~Copyable {
 
     /// Reads as much input as the credit and the buffer allow, straight into a frame.
     private mutating func readInput() {
+        // A change is told once, by a signal; should that be lost, the next key tells.
+        if hasTerminal && RawTerminal.size != sizeSent { isResized = true }
         let header = AttachFrame.headerBytes
         let space = outbound.space()
         // Before keys there is room for one that was held back.
