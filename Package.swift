@@ -20,6 +20,13 @@ let agentC: [CSetting] = [
     ])
 ]
 
+/// legoctl starts with every command that a user types: Swift's libraries, linked into it, are there in half the time. The
+/// last two are what FoundationEssentials consists of, and does not name.
+let staticLibraries: [LinkerSetting] = [
+    .unsafeFlags(
+        ["-static-stdlib", "-l_FoundationCollections", "-l_FoundationCShims"], .when(configuration: .release))
+]
+
 let log = Target.Dependency.product(name: "Logging", package: "swift-log")
 let metrics = Target.Dependency.product(name: "CoreMetrics", package: "swift-metrics")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
@@ -36,6 +43,7 @@ let package = Package(
         .executable(name: "lego-processor", targets: ["lego-processor"]),
         .executable(name: "lego-sandbox", targets: ["lego-sandbox"]),
         .executable(name: "legoctl", targets: ["legoctl"]),
+        .executable(name: "lego-config", targets: ["lego-config"]),
         .executable(name: "lego-lite", targets: ["lego-lite"]),
         .library(name: "lite", type: .dynamic, targets: ["LiteClient"]),
     ],
@@ -77,17 +85,25 @@ let package = Package(
             name: "LiteService", dependencies: ["CLite", "CLinux", "Lite", "Fabric", "Kernel", "Wire", log],
             swiftSettings: strict),
 
-        // Configuration files: schemas, their default files, checked reading.
+        // Configuration: schemas, their default files, what is set. And its files, apart: the TOML library brings Foundation along.
+        .target(name: "RackConfiguration", dependencies: ["Kernel", "Wire"], swiftSettings: strict),
         .target(
-            name: "RackConfiguration", dependencies: ["Kernel", "Wire", .product(name: "TOMLKit", package: "TOMLKit")],
+            name: "ConfigurationFiles",
+            dependencies: ["RackConfiguration", "Kernel", .product(name: "TOMLKit", package: "TOMLKit")],
             swiftSettings: strict),
 
         // The frame that all daemons share: arguments, logging, signals, registration and heartbeats.
         .target(
             name: "Daemon",
-            dependencies: ["RackConfiguration", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, arguments],
+            dependencies: [
+                "ConfigurationFiles", "RackConfiguration", "Lite", "Fabric", "Kernel", "Wire", "CLinux", log, arguments,
+            ],
             swiftSettings: strict),
         .target(name: "ManagementAPI", dependencies: ["Kernel", "Wire"], swiftSettings: strict),
+        .target(
+            name: "ControlCommands",
+            dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],
+            swiftSettings: strict),
 
         // One service per component.
         .target(
@@ -129,9 +145,9 @@ let package = Package(
         .executableTarget(
             name: "lego-lite", dependencies: ["LiteService", "CLinux"] + frame, swiftSettings: strict),
         .executableTarget(
-            name: "legoctl",
-            dependencies: ["RackConfiguration", "ManagementAPI", "Kernel", "Wire", "CLinux", arguments],
-            swiftSettings: strict),
+            name: "lego-config", dependencies: ["ConfigurationFiles", "RackConfiguration"], swiftSettings: strict),
+        .executableTarget(
+            name: "legoctl", dependencies: ["ControlCommands"], swiftSettings: strict, linkerSettings: staticLibraries),
 
         .executableTarget(
             name: "lego-bench-storage",
@@ -176,9 +192,8 @@ let package = Package(
         .testTarget(
             name: "ControlTests",
             dependencies: [
-                "legoctl", "lego-memory", "LiteClient", "RackConfiguration", "Daemon", "ManagementAPI", "Lite",
-                "Fabric",
-                "Kernel", "Wire", log,
+                "ControlCommands", "lego-memory", "LiteClient", "ConfigurationFiles", "RackConfiguration", "Daemon",
+                "ManagementAPI", "Lite", "Fabric", "Kernel", "Wire", log,
             ],
             swiftSettings: strict),
         .testTarget(

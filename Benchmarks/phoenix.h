@@ -48,11 +48,15 @@ static inline void *take(uint64_t bytes) {
   return memory;
 }
 
+// A thread for each processor that the program may use. Asked once, by the main thread: the sums at the end loop over it.
 static inline int thread_count(void) {
+  static int count;
+  if (count) return count;
   cpu_set_t own;
   if (sched_getaffinity(0, sizeof own, &own)) fail("sched_getaffinity");
-  int count = CPU_COUNT(&own);
-  return count < THREADS_MAX ? count : THREADS_MAX;
+  count = CPU_COUNT(&own);
+  if (count > THREADS_MAX) count = THREADS_MAX;
+  return count;
 }
 
 // Splits `units` evenly and calls `map` on a thread for each part; returns when all have.

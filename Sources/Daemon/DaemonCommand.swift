@@ -1,4 +1,5 @@
 import ArgumentParser
+import ConfigurationFiles
 import Glibc
 import Kernel
 import Logging
@@ -82,8 +83,9 @@ public enum DaemonMain {
     }
 
     private static func serve<Command: DaemonCommand>(_ command: Command, _ readiness: ReadinessReporter) throws {
+        let file = try command.frame.config.map { try ConfigurationFile(path: $0, schema: Command.schema).settings }
         let settings = try Settings(
-            schema: Command.schema, file: command.frame.config,
+            schema: Command.schema, file: file,
             flags: command.frame.flags(listen: Command.listenKey) + command.flags)
         // Before the first thread: threads inherit the mask, so the signals reach only the descriptor.
         let signals = try SignalDescriptor([SIGTERM, SIGINT, SIGHUP])

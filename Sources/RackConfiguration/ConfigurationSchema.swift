@@ -13,12 +13,12 @@ public struct ConfigurationSchema: Sendable {
     }
 
     /// The key that `path` names, wildcards matched.
-    func key(_ path: [String]) -> (any ConfigurationKeyDescription)? {
+    package func key(_ path: [String]) -> (any ConfigurationKeyDescription)? {
         keys.first { Self.matches($0.path, path) }
     }
 
     /// Whether `path` is a table that holds keys or tables.
-    func isTable(_ path: [String]) -> Bool {
+    package func isTable(_ path: [String]) -> Bool {
         keys.contains { key in
             let parts = key.path.split(separator: ".")
             return parts.count > path.count && zip(parts, path).allSatisfy { $0 == "*" || $0 == $1 }
@@ -31,10 +31,10 @@ public struct ConfigurationSchema: Sendable {
     }
 
     /// All keys, the ones most like `path` first.
-    func keysByLikeness(to path: String) -> [String] { byLikeness(keys.map(\.path), to: path) }
+    package func keysByLikeness(to path: String) -> [String] { byLikeness(keys.map(\.path), to: path) }
 
     /// All tables, the ones most like `path` first.
-    func tablesByLikeness(to path: String) -> [String] {
+    package func tablesByLikeness(to path: String) -> [String] {
         var tables: [String] = []
         for key in keys {
             let table = key.path.split(separator: ".").dropLast().joined(separator: ".")

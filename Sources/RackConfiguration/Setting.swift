@@ -1,5 +1,5 @@
 /// A value as it stands in a configuration file or behind a flag, before a key has judged it.
-public enum Setting: Sendable, Equatable, CustomStringConvertible {
+public enum Setting: Sendable, Equatable, Codable, CustomStringConvertible {
     case text(String)
     case integer(Int64)
     case boolean(Bool)
@@ -40,7 +40,7 @@ public enum SettingOrigin: Sendable, Equatable {
 }
 
 /// Why a configuration is refused: one line with the place, what stands there and what is allowed.
-public struct ConfigurationError: Error, Equatable, CustomStringConvertible {
+public struct ConfigurationError: Error, Equatable, Codable, CustomStringConvertible {
     public let description: String
     /// What a command exits with: 64 (EX_USAGE) when a flag is wrong, else 1.
     public let exitStatus: Int32

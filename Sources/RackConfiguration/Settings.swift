@@ -14,27 +14,41 @@ public struct SettingFlag: Sendable {
     }
 }
 
+/// What a configuration file sets, checked against its schema.
+public struct FileSettings: Sendable, Equatable, Codable {
+    public struct Entry: Sendable, Equatable, Codable {
+        public let setting: Setting
+        public let line: Int
+
+        public init(setting: Setting, line: Int) {
+            self.setting = setting
+            self.line = line
+        }
+    }
+
+    /// The file, as the user named it.
+    public let name: String
+    /// By path.
+    public var entries: [String: Entry] = [:]
+
+    public init(name: String) { self.name = name }
+}
+
 /// The settings of one start: flags before the file before the defaults. Everything in it has passed its key's check.
 public struct Settings: Sendable {
     private let values: [String: (setting: Setting, origin: SettingOrigin)]
     public let schema: ConfigurationSchema
 
-    /// Reads the file, if one is named, and puts the flags on top.
-    public init(schema: ConfigurationSchema, file path: String? = nil, flags: [SettingFlag?] = [])
+    /// Puts the flags on top of what the file sets, if there is one.
+    public init(schema: ConfigurationSchema, file: FileSettings? = nil, flags: [SettingFlag?] = [])
         throws(ConfigurationError)
     {
-        let file: ConfigurationFile? =
-            if let path { try ConfigurationFile(path: path, schema: schema) } else { nil }
-        try self.init(schema: schema, file: file, flags: flags.compactMap(\.self))
-    }
-
-    init(schema: ConfigurationSchema, file: ConfigurationFile?, flags: [SettingFlag]) throws(ConfigurationError) {
         self.schema = schema
         var values: [String: (setting: Setting, origin: SettingOrigin)] = [:]
         if let file {
-            for (path, entry) in file.settings { values[path] = (entry.setting, .file(file.name, line: entry.line)) }
+            for (path, entry) in file.entries { values[path] = (entry.setting, .file(file.name, line: entry.line)) }
         }
-        for flag in flags {
+        for case let flag? in flags {
             let setting = Setting.text(flag.text)
             let origin = SettingOrigin.flag(flag.flag)
             if !flag.key.accepts(setting) {

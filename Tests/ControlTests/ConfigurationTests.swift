@@ -1,6 +1,7 @@
 import Foundation
 import Testing
 
+@testable import ConfigurationFiles
 @testable import RackConfiguration
 
 /// What a configuration file may say, and what is answered when it says something else.
@@ -10,7 +11,7 @@ struct ConfigurationTests {
 
     private func settings(_ text: String, flags: [SettingFlag] = []) throws(ConfigurationError) -> Settings {
         let file = try ConfigurationFile(name: "memory.toml", bytes: Array(text.utf8), schema: schema)
-        return try Settings(schema: schema, file: file, flags: flags)
+        return try Settings(schema: schema, file: file.settings, flags: flags)
     }
 
     private func refusal(_ text: String) -> String? {
@@ -124,10 +125,10 @@ struct ConfigurationTests {
 
     @Test func aFileThatCannotBeReadIsNamed() {
         #expect(throws: ConfigurationError("/no/such/file: No such file or directory; name a readable file")) {
-            _ = try Settings(schema: schema, file: "/no/such/file")
+            _ = try ConfigurationFile(path: "/no/such/file", schema: schema)
         }
         #expect(throws: ConfigurationError("/: Is a directory; name a readable file")) {
-            _ = try Settings(schema: schema, file: "/")
+            _ = try ConfigurationFile(path: "/", schema: schema)
         }
     }
 
@@ -155,7 +156,7 @@ struct ConfigurationTests {
     @Test func overridesAreReadByTheNameOfTheComponent() throws {
         let text = "[override.memory1]\nsize = \"64MiB\"\n[override.manager]\nlog-level = \"debug\"\n"
         let file = try ConfigurationFile(name: "rack.toml", bytes: Array(text.utf8), schema: RackKeys.schema)
-        let settings = try Settings(schema: RackKeys.schema, file: file, flags: [])
+        let settings = try Settings(schema: RackKeys.schema, file: file.settings)
         #expect(settings[RackKeys.componentSize, name: "memory1"] == 64 << 20)
         #expect(settings[RackKeys.componentSize, name: "memory0"] == nil)
         #expect(settings[RackKeys.componentLogLevel, name: "manager"] == "debug")
@@ -193,13 +194,13 @@ struct DefaultFileTests {
     @Test(arguments: files)
     func theFileNamesEveryKeyWithItsDefault(_ name: String, _ schema: ConfigurationSchema) throws {
         let file = try ConfigurationFile(path: Self.path(name), schema: schema)
-        let settings = try Settings(schema: schema, file: file, flags: [])
+        let settings = try Settings(schema: schema, file: file.settings)
         for key in schema.keys where !key.path.contains("*") {
             #expect(settings.origin(of: key) != .defaultValue, "\(key.path) is not in \(name)")
-            let literal = try #require(file.settings[key.path]?.setting)
+            let literal = try #require(file.settings.entries[key.path]?.setting)
             #expect("\(literal)" == key.defaultLiteral)
         }
-        #expect(file.settings.count == schema.keys.count { !$0.path.contains("*") })
+        #expect(file.settings.entries.count == schema.keys.count { !$0.path.contains("*") })
     }
 
     @Test(arguments: files)

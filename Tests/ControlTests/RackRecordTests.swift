@@ -1,9 +1,10 @@
 import Glibc
 import Kernel
+import ConfigurationFiles
 import RackConfiguration
 import Testing
 
-@testable import legoctl
+@testable import ControlCommands
 
 /// What is written down about a rack, and what is made of it after a crash.
 @Suite(.serialized)
@@ -185,6 +186,7 @@ struct RackRecordTests {
         // The file's own name only, as in an error.
         chdir(scratch.path)
         defer { chdir("/") }
-        return try Settings(schema: RackKeys.schema, file: "rack.toml")
+        return try Settings(
+            schema: RackKeys.schema, file: ConfigurationFile(path: "rack.toml", schema: RackKeys.schema).settings)
     }
 }

@@ -37,7 +37,7 @@ struct RackUpCommand: ParsableCommand {
 
     func run() throws {
         let settings = try Settings(
-            schema: RackKeys.schema, file: config,
+            schema: RackKeys.schema, file: config.map(ConfigurationReader.read),
             flags: [
                 SettingFlag("--processors", RackKeys.processors, processors),
                 SettingFlag("--memories", RackKeys.memories, memories),

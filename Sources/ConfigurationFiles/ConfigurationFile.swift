@@ -1,23 +1,24 @@
 import Glibc
 import Kernel
+import RackConfiguration
 import TOMLKit
 
 /// A configuration file, read and checked against its schema.
-struct ConfigurationFile {
+public struct ConfigurationFile {
     static let bytes_max = 1 << 20
 
     /// As the user named it.
-    let name: String
-    /// What the file sets, by path.
-    private(set) var settings: [String: (setting: Setting, line: Int)] = [:]
+    private let name: String
+    public private(set) var settings: FileSettings
 
     /// Reads, parses and checks.
-    init(path: String, schema: ConfigurationSchema) throws(ConfigurationError) {
+    public init(path: String, schema: ConfigurationSchema) throws(ConfigurationError) {
         try self.init(name: path, bytes: Self.read(path), schema: schema)
     }
 
     init(name: String, bytes: [UInt8], schema: ConfigurationSchema) throws(ConfigurationError) {
         self.name = name
+        settings = FileSettings(name: name)
         let text = try Self.text(bytes, name: name)
         let root: TOMLTable
         do {
@@ -101,7 +102,7 @@ struct ConfigurationFile {
                 problems.append(
                     (line, ConfigurationError(at: origin, key: name, is: setting, allowed: known.allowed)))
             }
-            settings[name] = (setting, line)
+            settings.entries[name] = FileSettings.Entry(setting: setting, line: line)
         }
     }
 

@@ -80,17 +80,13 @@ final class DaemonProcess {
         var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
         // A crash ends a daemon at once; the interactive backtracer would keep its last moments for half a minute.
         var environment: [UnsafeMutablePointer<CChar>?] =
-            Variables.own.filter { !$0.hasPrefix("SWIFT_BACKTRACE=") }.map(Self.copy)
+            Variables.own.filter { !$0.hasPrefix("SWIFT_BACKTRACE=") }.map(Variables.cString)
             + [strdup("SWIFT_BACKTRACE=enable=no"), nil]
         defer { for text in arguments + environment { free(text) } }
         var pid = pid_t()
         let result = posix_spawn(&pid, words[0], &actions, &attributes, &arguments, &environment)
         if result != 0 { throw KernelError("posix_spawn", result) }
         return pid
-    }
-
-    private static func copy(_ text: String) -> UnsafeMutablePointer<CChar>? {
-        (ByteText.bytes(of: text) + [0]).withUnsafeBytes { strdup($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
     }
 
     /// Waits until every daemon has said that it is ready or why not, or the deadline has passed.
@@ -177,6 +173,11 @@ enum Variables {
             next += 1
         }
         return texts
+    }
+
+    /// The bytes of a `ByteText` for the kernel; free(3) is the caller's.
+    static func cString(_ text: String) -> UnsafeMutablePointer<CChar>? {
+        (ByteText.bytes(of: text) + [0]).withUnsafeBytes { strdup($0.baseAddress!.assumingMemoryBound(to: CChar.self)) }
     }
 
     /// Variables with others, `NAME=VALUE` of `--env`, in place of theirs.
