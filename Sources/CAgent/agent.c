@@ -324,7 +324,8 @@ CODE static void lego_agent_main(void) {
 }
 
 // Where the program's thread is sent: clones an intermediate that clones the agent and ends, so that the program never
-// sees the agent as its child; gives the descriptors back; says so, and spins until the processor takes it away.
+// sees the agent as its child; gives the descriptors back; says so, and sleeps until the processor takes it away, which may
+// need this very core for that.
 CODE __attribute__((naked)) void lego_agent_boot(void) {
   __asm__ volatile("movabs %4, %%r12\n"
                    ASM_CLONE("0", "2")
@@ -349,7 +350,9 @@ CODE __attribute__((naked)) void lego_agent_boot(void) {
                    "mov $1, %%edx\n"
                    "xor %%r10d, %%r10d\n"
                    "syscall\n"
-                   "4: pause\n"
+                   "4: mov $202, %%eax\n" // futex(&booted, FUTEX_WAIT, 1, NULL)
+                   "xor %%esi, %%esi\n"
+                   "syscall\n"
                    "jmp 4b\n"
                    "5: mov %%eax, %c12(%%r12)\n"
                    "jmp 3b\n"

@@ -344,7 +344,8 @@ public final class ProcessorService: Sendable {
         throws(KernelError) -> KernelThread
     {
         let handover = Handover(streams)
-        let (logger, reports, table, limit) = (logger, reports, table, configuration.attachLimit)
+        let (logger, reports, table, prepared) = (logger, reports, table, prepared)
+        let limit = configuration.attachLimit
         let tree = procTree
         let logBytes_max = Int(clamping: configuration.logBytes_max)
         return try KernelThread(name: "lego-program") {
@@ -356,6 +357,7 @@ public final class ProcessorService: Sendable {
                 reports.add($0)
             }
             loop.run()
+            prepared.hasten()
             tree?.removeMemory(of: program.id)
             table.ended(program.id)
         }

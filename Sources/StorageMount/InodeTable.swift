@@ -154,6 +154,15 @@ final class InodeTable: Sendable {
         return (found.session == session ? found.handle : nil, found)
     }
 
+    /// The handle of an inode in a session, if it has one there.
+    func handle(of number: UInt64, _ session: StorageSession) -> UInt64? {
+        if number == Self.root { return session.root }
+        return locked { state in
+            guard let inode = state.table.pointer(number), inode.pointee.session == session.number else { return nil }
+            return inode.pointee.handle
+        }
+    }
+
     /// The inode was found again in a new session. Answers whether the entry's reference is now the inode's.
     func relocated(_ number: UInt64, _ entry: StorageEntry, session: UInt32) -> Bool {
         locked { state in

@@ -22,24 +22,35 @@ extension MountThread {
         }
         if reply.error == ENOENT {
             var absent = fuse_entry_param()
-            absent.entry_timeout = mount.recent.timeout(parent: parent, name: name, inode: 0)
+            absent.entry_timeout = lookUpTimeout(parent, name, 0, StorageAttributes())
             fuse_reply_entry(fuse, &absent)
             return
         }
         // The kernel asks again, and the component can let go only of what it does not take for open.
         if reply.error == ESTALE { mount.returns.flush() }
-        answerEntry(fuse, reply, parent, name)
+        answerEntry(fuse, reply, parent, name, isLookUp: true)
+    }
+
+    /// How long the kernel may use the answer to a look-up, in seconds.
+    private func lookUpTimeout(
+        _ parent: UInt64, _ name: UnsafePointer<CChar>, _ inode: UInt64, _ attributes: StorageAttributes
+    ) -> Double {
+        mount.watched.timeout(parent: parent, name: name, inode: inode, attributes)
+            ?? mount.recent.timeout(parent: parent, name: name, inode: inode)
     }
 
     /// Answers with the entry that the storage component answered, and takes it into the table.
     private func answerEntry(
-        _ fuse: OpaquePointer, _ reply: StorageReply, _ parent: UInt64, _ name: UnsafePointer<CChar>
+        _ fuse: OpaquePointer, _ reply: StorageReply, _ parent: UInt64, _ name: UnsafePointer<CChar>,
+        isLookUp: Bool = false
     ) {
         if reply.error != 0 {
             fuse_reply_err(fuse, reply.error)
             return
         }
-        guard let entry: StorageEntry = decode(reply), var parameters = take(entry, reply.session, parent, name) else {
+        guard let entry: StorageEntry = decode(reply),
+            var parameters = take(entry, reply.session, parent, name, isLookUp: isLookUp)
+        else {
             fuse_reply_err(fuse, EIO)
             return
         }
@@ -49,7 +60,7 @@ extension MountThread {
 
     /// Takes an entry into the table, counted once for the kernel.
     func take(
-        _ entry: StorageEntry, _ session: UInt32, _ parent: UInt64, _ name: UnsafePointer<CChar>
+        _ entry: StorageEntry, _ session: UInt32, _ parent: UInt64, _ name: UnsafePointer<CChar>, isLookUp: Bool = false
     ) -> fuse_entry_param? {
         guard let number = mount.inodes.remember(entry, session: session, parent: parent, name: name) else {
             return nil
@@ -57,7 +68,10 @@ extension MountThread {
         var parameters = fuse_entry_param()
         parameters.ino = number
         parameters.attr = status(entry.attributes)
-        parameters.entry_timeout = mount.recent.timeout(parent: parent, name: name, inode: number)
+        parameters.entry_timeout =
+            isLookUp
+            ? lookUpTimeout(parent, name, number, entry.attributes)
+            : mount.recent.timeout(parent: parent, name: name, inode: number)
         parameters.attr_timeout = parameters.entry_timeout
         return parameters
     }

@@ -37,18 +37,21 @@ extension MountThread {
         }
     }
 
-    private func answerAttributes(_ fuse: OpaquePointer, _ inode: UInt64, _ reply: StorageReply) {
+    private func answerAttributes(
+        _ fuse: OpaquePointer, _ inode: UInt64, _ reply: StorageReply, isQuestion: Bool = false
+    ) {
         guard reply.error == 0, let attributes: StorageAttributes = decode(reply) else {
             fuse_reply_err(fuse, reply.error == 0 ? EIO : reply.error)
             return
         }
         mount.inodes.refresh(inode, attributes)
         var status = status(attributes)
-        fuse_reply_attr(fuse, &status, mount.recent.timeout(inode: inode))
+        let watched = isQuestion ? mount.watched.timeout(parent: inode, name: "", inode: inode, attributes) : nil
+        fuse_reply_attr(fuse, &status, watched ?? mount.recent.timeout(inode: inode))
     }
 
     func getAttributes(_ fuse: OpaquePointer, _ inode: UInt64) {
-        answerAttributes(fuse, inode, performNode(StorageFunction.getAttributes, inode))
+        answerAttributes(fuse, inode, performNode(StorageFunction.getAttributes, inode), isQuestion: true)
     }
 
     func setAttributes(

@@ -1,4 +1,3 @@
-import CFuse
 import Glibc
 import Kernel
 import Synchronization
@@ -8,7 +7,7 @@ import Synchronization
 /// Between programs nothing may be taken for granted: who has changed a file and then submits a program expects it to
 /// find what he wrote. Within a program's life the kernel's caches hold for `StorageMount.attributeTimeout`.
 ///
-/// Any thread. Lock order: `turn`, then one of the others, which are leaves. A note is a copy of the name and no system
+/// Any thread. Lock order: `turn`, then `state` or `KernelNotices`', which are leaves. A note is a copy of the name and no system
 /// call; what does not fit is not cached. An answer that is on its way to the kernel while it is told to ask again may
 /// still count for a second.
 final class RecentAnswers: Sendable {
@@ -53,26 +52,12 @@ final class RecentAnswers: Sendable {
     /// Answers that are cached at a time. Each costs some 2 µs when a program starts.
     private static let capacity = 4096
 
+    private let notices: KernelNotices
     private let state = Mutex(State(answers: .allocate(capacity: capacity)))
     /// Held while the kernel is told.
     private let turn = Mutex<Void>(())
-    /// Guards the descriptor of /dev/fuse to write notices to; -1 while there is none.
-    private let device = Mutex<Int32>(-1)
 
-    deinit { device.withLock { if $0 >= 0 { close($0) } } }
-
-    /// Takes a copy of the descriptor.
-    func open(_ descriptor: Int32) {
-        device.withLock { $0 = fcntl(descriptor, F_DUPFD_CLOEXEC, 0) }
-    }
-
-    /// The mount has ended.
-    func end() {
-        device.withLock { raw in
-            if raw >= 0 { Glibc.close(raw) }
-            raw = -1
-        }
-    }
+    init(notices: KernelNotices) { self.notices = notices }
 
     /// How long the kernel may use what it is now told of a name, in seconds; `inode` 0: there is none.
     func timeout(parent: UInt64, name: UnsafePointer<CChar>, inode: UInt64) -> Double {
@@ -94,21 +79,15 @@ final class RecentAnswers: Sendable {
         return isNoted ? StorageMount.attributeTimeout : 0
     }
 
-    /// Has the kernel ask for all of it again when it needs it. Not on a mount thread: the kernel takes the directories'
-    /// locks, which it may hold while it waits for one. Who comes while another is at it waits for him, because what he
-    /// has taken from the ring is not called back yet.
+    /// Has the kernel ask for all of it again when it needs it. Not on a mount thread (`KernelNotices`). Who comes while
+    /// another is at it waits for him, because what he has taken from the ring is not called back yet.
     func expire() {
         turn.withLock { _ in
-            let copy = device.withLock { fcntl($0, F_DUPFD_CLOEXEC, 0) }
-            if copy < 0 { return }
-            defer { close(copy) }
+            guard let writer = notices.open() else { return }
             for _ in 0..<Self.capacity {
                 guard let answer = state.withLock({ $0.pop() }) else { return }
-                if let name = answer.name {
-                    lego_fuse_expire_name(copy, answer.parent, name)
-                    free(name)
-                }
-                if answer.inode != 0 { lego_fuse_expire_attributes(copy, answer.inode) }
+                writer.expire(parent: answer.parent, name: answer.name, inode: answer.inode)
+                free(answer.name)
             }
         }
     }

@@ -60,7 +60,9 @@ public final class StorageMount: Sendable {
     let inodes = InodeTable()
     let files = OpenFileTable()
     let returns: HandleReturns
-    let recent = RecentAnswers()
+    let notices = KernelNotices()
+    let recent: RecentAnswers
+    let watched: WatchedNames
     let watch: StorageWatch
     let logger: Logger
     public let mountPoint: String
@@ -105,6 +107,8 @@ public final class StorageMount: Sendable {
         link = StorageLink(node: node, storage: storage, patience: Self.patience)
         watch = StorageWatch(link: link)
         returns = HandleReturns(link: link)
+        recent = RecentAnswers(notices: notices)
+        watched = WatchedNames(link: link, inodes: inodes, notices: notices)
     }
 
     /// Mounts, in the mount namespace of the calling thread, and starts the threads. Does not wait for the storage
@@ -136,7 +140,7 @@ public final class StorageMount: Sendable {
             close(device)
             throw .session
         }
-        recent.open(device)
+        notices.begin(device)
         nonisolated(unsafe) let started = session
         state.withLock { state in
             state.session = started
@@ -155,6 +159,7 @@ public final class StorageMount: Sendable {
         nonisolated(unsafe) let session = session
         try returns.start()
         try watch.start()
+        try watched.start()
         for index in 0..<threadCount {
             let start = index * MountThread.poolBytes
             nonisolated(unsafe) let memory = UnsafeMutableRawBufferPointer(
@@ -177,9 +182,12 @@ public final class StorageMount: Sendable {
     /// There may be another storage component: waiting requests ask for it now.
     public func storageChanged() { link.changed() }
 
-    /// What others did to the tree so far is seen by whoever looks from now on. Any thread but the mount's own; some
-    /// microseconds for each name that was looked up within the last second.
-    public func refresh() { recent.expire() }
+    /// What others did to the tree so far is seen by whoever looks from now on. Any thread but the mount's own; a call for
+    /// the names that are watched, and some microseconds for each other that was looked up within the last second.
+    public func refresh() {
+        watched.review()
+        recent.expire()
+    }
 
     /// Unmounts at once; what programs still have under way there ends with an error. From the mount namespace that it
     /// was mounted in. Idempotent. Waits for the threads: a request that waits for the storage component ends first.
@@ -192,12 +200,13 @@ public final class StorageMount: Sendable {
         guard let session else { return }
         link.close()
         fuse_session_exit(session)
-        recent.end()
+        notices.end()
         let result = lego_unmount(mountPoint, 1)
         if result < 0 { logger.warning("\(mountPoint) was not mounted any more: \(KernelError.text(-result))") }
         for thread in threads { thread.join() }
         returns.stop()
         watch.stop()
+        watched.stop()
         state.withLock { state in
             state.session = nil
             state.threads = []

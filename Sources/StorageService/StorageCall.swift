@@ -112,6 +112,7 @@ extension StorageService {
             CallResult(status: .ok)
         }
         offer(StorageFunction.lookUp, small, small, .reads) { $0.lookUp($1) }
+        offer(StorageFunction.review, 20 << 10, 8 << 10, .reads) { $0.review($1) }
         offer(StorageFunction.forget, 16 << 10, small, .reads) { $0.forget($1) }
         offer(StorageFunction.getAttributes, small, small, .reads) { $0.getAttributes($1) }
         offer(StorageFunction.setAttributes, small, small, .changes) { $0.setAttributes($1) }

@@ -13,6 +13,31 @@ extension StorageService {
         }
     }
 
+    /// Looks at many names, and counts none.
+    func review(_ call: StorageCall) -> CallResult {
+        guard let message = ProcessorStorageNames(decoding: call.request) else { return call.malformed }
+        return call.answer(StorageProcessorStates(states: message.items.map { state(call, $0) }))
+    }
+
+    private func state(
+        _ call: StorageCall, _ item: ProcessorStorageNames.Item
+    ) -> StorageProcessorStates.State {
+        var status = lego_file_status()
+        let result = item.name.withUnsafeBytes { bytes -> CallResult in
+            if bytes.isEmpty {
+                return call.withNode(item.parent) { call.answer(lego_file_status($0.descriptor, "", &status)) }
+            }
+            return call.withName(bytes) { name in
+                call.withDirectory(item.parent) { parent in
+                    let result = find(call, parent.descriptor, name, &status)
+                    return result == 0 && call.tree.isHidden(status) ? call.fail(ENOENT) : call.answer(result)
+                }
+            }
+        }
+        if result.status.isOK { return StorageProcessorStates.State(error: 0, attributes: call.attributes(status)) }
+        return StorageProcessorStates.State(error: UInt32(result.status.errorNumber ?? EIO))
+    }
+
     /// The entry of a name, with a reference counted; or why there is none.
     private func entry(
         _ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>

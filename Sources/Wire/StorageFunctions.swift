@@ -5,6 +5,9 @@ public enum StorageFunction {
     /// Answered at once, whatever the disks do: both messages are `StorageNothing`.
     public static let ping = FunctionID(rawValue: 0x0524)
     public static let lookUp = FunctionID(rawValue: 0x0502)
+    /// What many names lead to at present, without a reference counted: a `ProcessorStorageNames` is answered by a
+    /// `StorageProcessorStates`.
+    public static let review = FunctionID(rawValue: 0x0526)
     public static let forget = FunctionID(rawValue: 0x0503)
     public static let getAttributes = FunctionID(rawValue: 0x0504)
     public static let setAttributes = FunctionID(rawValue: 0x0505)
@@ -52,4 +55,6 @@ public enum StorageLimit {
     /// A request: an extended attribute's value, its name, and the fixed fields.
     public static let requestBytes_max = answerBytes_max + 512
     public static let forgotten_max = 512
+    /// Names of one `review`.
+    public static let reviewed_max = 64
 }

@@ -269,6 +269,13 @@ extension MonitorCore {
         ProgramCounters.add(counters.colocations)
     }
 
+    /// A process has ended: its thread is held no more, so that another one can be.
+    func stopHolding(_ process: Int32) {
+        if !colocation.isActive || !colocation.held.contains(where: { $0.thread == process }) { return }
+        colocation.held.removeAll { $0.thread == process }
+        if colocation.held.isEmpty { endColocation() }
+    }
+
     /// Notes a trapped call: a thread that makes many in a row is as well held where it is served.
     func colocateCaller(_ space: AddressSpace, _ thread: Int32) {
         if colocation.isActive {
@@ -291,6 +298,14 @@ extension MonitorCore {
             colocation.caller = thread
             colocation.callsInRow = 0
         }
+    }
+
+    /// Holds the only thread of a new image from its first call on, unless another one is held; the reviews find out
+    /// whether it shall stay so.
+    func colocateNewImage(_ thread: Int32) {
+        if colocation.isActive { return }
+        guard let number = ProcessFiles.innermostNumber(thread) else { return }
+        hold(thread, numbered: number)
     }
 
     private func noteStranger() {

@@ -86,6 +86,8 @@ extension MonitorCore {
     ) throws(Tracee.Failure) {
         ProgramCounters.add(counters.injections)
         let known = space(identity: readIdentity(notification.thread))
+        // A new image has one thread, and its start is calls and faults.
+        if known == nil { colocateNewImage(notification.thread) }
         let wasInjecting = known?.isInjecting ?? false
         known?.isInjecting = true
         defer { known?.isInjecting = wasInjecting }

@@ -193,6 +193,7 @@ extension MonitorCore {
             if lego_pidfd_send_signal(user.descriptor, 0) == 0 { return false }
             try? epoll.remove(user.descriptor)
             _ = Descriptor(taking: user.descriptor)
+            stopHolding(user.process)
             return true
         }
         abandonIfUnused(space)

@@ -2,7 +2,8 @@ import CLinux
 import Glibc
 import Kernel
 
-/// What proc(5) says of a process of the program. All on the control path: these calls allocate.
+/// What proc(5) says of a process of the program. All on the control path: these calls allocate. But a shell that starts one
+/// command after the other makes a dozen of them each time: they look at bytes, not at characters.
 enum ProcessFiles {
     /// One line of /proc/PID/maps.
     struct MappedArea {
@@ -12,9 +13,9 @@ enum ProcessFiles {
         var isPrivate: Bool
         var offset: UInt64
         /// MAJOR:MINOR.
-        var device: Substring
+        var device: String
         var inode: UInt64
-        var name: Substring
+        var name: String
         var bytes: UInt64 { end - start }
 
         /// Whether both map the same file, as far as the text says so.
@@ -39,50 +40,95 @@ enum ProcessFiles {
 
     /// A file of proc(5), whole.
     static func text(_ path: String) throws(KernelError) -> String {
+        String(decoding: try bytes(path), as: UTF8.self)
+    }
+
+    private static func bytes(_ path: String) throws(KernelError) -> [UInt8] {
         let file = try open(path)
-        var bytes: [UInt8] = []
-        var count = 1
-        while count > 0 {
-            let used = bytes.count
-            bytes.append(contentsOf: repeatElement(0, count: 64 << 10))
-            count = bytes.withUnsafeMutableBytes { read(file.raw, $0.baseAddress! + used, 64 << 10) }
-            if count < 0 { throw KernelError("read \(path)") }
-            bytes.removeLast((64 << 10) - count)
+        var error: KernelError?
+        var capacity = 4 << 10
+        while true {
+            let bytes = [UInt8](unsafeUninitializedCapacity: capacity) { buffer, used in
+                while used < capacity {
+                    let count = pread(file.raw, buffer.baseAddress! + used, capacity - used, off_t(used))
+                    if count < 0 { error = KernelError("read \(path)") }
+                    if count <= 0 { break }
+                    used += count
+                }
+            }
+            if let error { throw error }
+            // As the kernel makes it anew for each reader, it is read again from its start.
+            if bytes.count < capacity { return bytes }
+            capacity *= 8
         }
-        return String(decoding: bytes, as: UTF8.self)
     }
 
     static func areas(_ process: Int32) throws(KernelError) -> [MappedArea] {
-        try text(process, "maps").split(separator: "\n").compactMap(parse)
+        let bytes = try bytes("/proc/\(process)/maps")
+        return bytes.split(separator: UInt8(ascii: "\n")).compactMap(parse)
     }
 
-    private static func parse(_ line: Substring) -> MappedArea? {
-        let fields = line.split(separator: " ", maxSplits: 5, omittingEmptySubsequences: true)
-        guard fields.count >= 5, let dash = fields[0].firstIndex(of: "-"),
-            let start = UInt64(fields[0][..<dash], radix: 16),
-            let end = UInt64(fields[0][fields[0].index(after: dash)...], radix: 16), start < end,
-            let offset = UInt64(fields[2], radix: 16), let inode = UInt64(fields[4])
+    private static func parse(_ line: ArraySlice<UInt8>) -> MappedArea? {
+        let space = UInt8(ascii: " ")
+        let fields = line.split(separator: space, maxSplits: 5, omittingEmptySubsequences: true)
+        guard fields.count >= 5, let dash = fields[0].firstIndex(of: UInt8(ascii: "-")),
+            let start = number(fields[0][..<dash], radix: 16), let end = number(fields[0][(dash + 1)...], radix: 16),
+            start < end, let offset = number(fields[2], radix: 16), let inode = number(fields[4]), fields[1].count == 4
         else { return nil }
-        let rights = Array(fields[1].utf8)
-        if rights.count != 4 { return nil }
+        let rights = Array(fields[1])
         var protection: Int32 = 0
         if rights[0] == UInt8(ascii: "r") { protection |= PROT_READ }
         if rights[1] == UInt8(ascii: "w") { protection |= PROT_WRITE }
         if rights[2] == UInt8(ascii: "x") { protection |= PROT_EXEC }
-        let name = fields.count > 5 ? fields[5].drop { $0 == " " } : ""
+        let name = fields.count > 5 ? fields[5].drop { $0 == space } : []
         return MappedArea(
             start: start, end: end, protection: protection, isPrivate: rights[3] == UInt8(ascii: "p"),
-            offset: offset, device: fields[3], inode: inode, name: name)
+            offset: offset, device: String(decoding: fields[3], as: UTF8.self), inode: inode,
+            name: String(decoding: name, as: UTF8.self))
+    }
+
+    /// nil for what is no number, or too large.
+    private static func number(_ digits: some Sequence<UInt8>, radix: UInt64 = 10) -> UInt64? {
+        var value: UInt64 = 0
+        var count = 0
+        for byte in digits {
+            let digit: UInt8
+            switch byte {
+            case UInt8(ascii: "0")...UInt8(ascii: "9"): digit = byte - UInt8(ascii: "0")
+            case UInt8(ascii: "a")...UInt8(ascii: "f"): digit = byte - UInt8(ascii: "a") + 10
+            default: return nil
+            }
+            let (product, isTooLarge) = value.multipliedReportingOverflow(by: radix)
+            let (sum, overflows) = product.addingReportingOverflow(UInt64(digit))
+            if isTooLarge || overflows || UInt64(digit) >= radix { return nil }
+            value = sum
+            count += 1
+        }
+        return count == 0 ? nil : value
     }
 
     /// A field of /proc/PID/status.
-    static func statusField(_ process: Int32, _ field: String) -> Substring? {
-        guard let status = try? text(process, "status") else { return nil }
-        for line in status.split(separator: "\n")
-        where line.hasPrefix(field) && line.dropFirst(field.count).hasPrefix(":") {
-            return line.dropFirst(field.count + 1).drop { $0 == " " || $0 == "\t" }
+    static func statusField(_ process: Int32, _ field: String) -> String? {
+        guard let bytes = try? bytes("/proc/\(process)/status") else { return nil }
+        return value(of: field, in: bytes).map { String(decoding: $0, as: UTF8.self) }
+    }
+
+    /// What follows `field:` and blanks on its line.
+    private static func value(of field: String, in bytes: [UInt8]) -> ArraySlice<UInt8>? {
+        var field = field
+        return field.withUTF8 { field in
+            var start = 0
+            while start < bytes.count {
+                let end = bytes[start...].firstIndex(of: UInt8(ascii: "\n")) ?? bytes.count
+                let line = bytes[start..<end]
+                start = end + 1
+                guard line.count > field.count, line[line.startIndex + field.count] == UInt8(ascii: ":"),
+                    line.starts(with: field)
+                else { continue }
+                return line.dropFirst(field.count + 1).drop { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\t") }
+            }
+            return nil
         }
-        return nil
     }
 
     /// The process that a thread belongs to.
@@ -92,7 +138,10 @@ enum ProcessFiles {
 
     /// The number of a process in its innermost pid namespace, which is its own and its agent's.
     static func innermostNumber(_ process: Int32) -> Int32? {
-        statusField(process, "NSpid")?.split(whereSeparator: { $0 == "\t" || $0 == " " }).last.flatMap { Int32($0) }
+        guard let bytes = try? bytes("/proc/\(process)/status"), let numbers = value(of: "NSpid", in: bytes) else {
+            return nil
+        }
+        return numbers.split(separator: UInt8(ascii: "\t")).last.flatMap { number($0) }.flatMap { Int32(exactly: $0) }
     }
 
     /// The process behind one of this process's pidfds, in this pid namespace.
@@ -169,9 +218,11 @@ enum ProcessFiles {
 
     /// A field of /proc/PID/stat by its number in proc(5), from 3 on: those behind the name, which may hold anything.
     private static func statField<Value: FixedWidthInteger>(_ process: Int32, _ number: Int) -> Value? {
-        guard let line = try? text(process, "stat"), let end = line.lastIndex(of: ")") else { return nil }
-        let fields = line[line.index(after: end)...].split(separator: " ")
-        return fields.count > number - 3 ? Value(fields[number - 3]) : nil
+        guard let line = try? bytes("/proc/\(process)/stat"), let end = line.lastIndex(of: UInt8(ascii: ")")) else {
+            return nil
+        }
+        let fields = line[(end + 1)...].split(separator: UInt8(ascii: " "))
+        return fields.count > number - 3 ? self.number(fields[number - 3]).flatMap { Value(exactly: $0) } : nil
     }
 
     /// Whether a thread has that number in its innermost pid namespace.

@@ -18,19 +18,32 @@ public final class PreparedSandbox: Sendable {
     private struct State: ~Copyable {
         var guardian: Guardian?
         var preparation: SandboxPreparation?
-        /// What the thread is to build.
+        /// What the thread is to build, and not before when.
         var wanted: SandboxPreparation?
+        var start = Deadline.never
         var isClosed = false
     }
 
+    /// For how long nothing is built after a sandbox has been taken: its program starts meanwhile, and what builds takes some
+    /// milliseconds of a processor from it.
+    static let calm: Duration = .milliseconds(50)
+
+    private enum Step {
+        case build(SandboxPreparation)
+        case wait(Deadline)
+        case end
+    }
+
     private let executable: String
+    private let calm: Duration
     private let state = Mutex(State())
     private let thread = Mutex<KernelThread?>(nil)
     /// Grows when something is wanted. Waited on with futex(2).
     private nonisolated(unsafe) let requests: UnsafeMutablePointer<UInt32>
 
-    init(executable: String) {
+    init(executable: String, calm: Duration = PreparedSandbox.calm) {
         self.executable = executable
+        self.calm = calm
         requests = .allocate(capacity: 1)
         requests.initialize(to: 0)
     }
@@ -57,18 +70,33 @@ public final class PreparedSandbox: Sendable {
         state.withLock { state in state.preparation == preparation ? state.guardian.take() : nil }
     }
 
-    /// Has one built, when there is none. Does not wait.
+    /// Has one built, when there is none, in a while. Does not wait.
     func want(_ preparation: SandboxPreparation) {
-        state.withLock { $0.wanted = preparation }
+        state.withLock { state in
+            if state.wanted == nil { state.start = .after(calm) }
+            state.wanted = preparation
+        }
+        wake()
+    }
+
+    /// Has what is wanted built now: a program has ended, which leaves time for it.
+    func hasten() {
+        let isWanted = state.withLock { state in
+            state.start = Deadline(nanoseconds: 0)
+            return state.wanted != nil
+        }
+        if isWanted { wake() }
+    }
+
+    private func wake() {
         _ = lego_atomic_add_u32(requests, 1)
-        Futex.wake(requests)
+        Futex.wake(requests, count: .max)
     }
 
     /// Ends the thread and the sandbox. Idempotent.
     func close() {
         state.withLock { $0.isClosed = true }
-        _ = lego_atomic_add_u32(requests, 1)
-        Futex.wake(requests, count: .max)
+        wake()
         thread.join()
         end(state.withLock { $0.guardian.take() })
     }
@@ -81,12 +109,21 @@ public final class PreparedSandbox: Sendable {
     private func run() {
         while true {
             let seen = lego_atomic_load_u32(requests)
-            let (isClosed, wanted) = state.withLock { state in
-                defer { state.wanted = nil }
-                return (state.isClosed, state.wanted)
+            switch nextStep() {
+            case .build(let wanted): build(wanted)
+            case .wait(let deadline): Futex.wait(requests, while: seen, until: deadline)
+            case .end: return
             }
-            if isClosed { return }
-            if let wanted { build(wanted) } else { Futex.wait(requests, while: seen, until: .never) }
+        }
+    }
+
+    private func nextStep() -> Step {
+        state.withLock { state in
+            if state.isClosed { return .end }
+            guard let wanted = state.wanted else { return .wait(.never) }
+            if !state.start.hasPassed { return .wait(state.start) }
+            state.wanted = nil
+            return .build(wanted)
         }
     }
 

@@ -145,6 +145,85 @@ public struct ProcessorStorageName: WireMessage, @unchecked Sendable {
     }
 }
 
+/// Names whose present state is asked for (`review`).
+public struct ProcessorStorageNames: WireMessage, Equatable {
+    public struct Item: Equatable, Sendable {
+        public var parent: UInt64
+        /// Empty: the node `parent` itself.
+        public var name: [UInt8]
+
+        public init(parent: UInt64, name: [UInt8]) {
+            self.parent = parent
+            self.name = name
+        }
+    }
+    public var items: [Item]
+
+    public init(items: [Item]) { self.items = items }
+
+    public func encode(into writer: inout WireWriter) {
+        writer.write(UInt32(truncatingIfNeeded: items.count))
+        for item in items {
+            writer.write(item.parent)
+            item.name.withUnsafeBytes { writer.write(counted: $0) }
+        }
+    }
+
+    public init?(from reader: inout WireReader) {
+        let count = Int(reader.read(UInt32.self))
+        if count > StorageLimit.reviewed_max { return nil }
+        items = []
+        items.reserveCapacity(count)
+        for _ in 0..<count {
+            let parent: UInt64 = reader.read()
+            items.append(Item(parent: parent, name: Array(reader.readCounted(max: StorageLimit.name_max))))
+        }
+        if !reader.isValid { return nil }
+    }
+}
+
+/// What each of the names leads to, in their order.
+public struct StorageProcessorStates: WireMessage, Equatable {
+    public struct State: Equatable, Sendable {
+        /// 0, or the error number of a look-up.
+        public var error: UInt32
+        public var attributes: StorageAttributes
+
+        public init(error: UInt32, attributes: StorageAttributes = StorageAttributes()) {
+            self.error = error
+            self.attributes = attributes
+        }
+    }
+    public var states: [State]
+
+    public init(states: [State]) { self.states = states }
+
+    public func encode(into writer: inout WireWriter) {
+        writer.write(UInt32(truncatingIfNeeded: states.count))
+        for state in states {
+            writer.write(state.error)
+            if state.error == 0 { state.attributes.encode(into: &writer) }
+        }
+    }
+
+    public init?(from reader: inout WireReader) {
+        let count = Int(reader.read(UInt32.self))
+        if count > StorageLimit.reviewed_max { return nil }
+        states = []
+        states.reserveCapacity(count)
+        for _ in 0..<count {
+            let error: UInt32 = reader.read()
+            if error != 0 {
+                states.append(State(error: error))
+                continue
+            }
+            guard let attributes = StorageAttributes(from: &reader) else { return nil }
+            states.append(State(error: 0, attributes: attributes))
+        }
+        if !reader.isValid { return nil }
+    }
+}
+
 /// Gives references to nodes back, and releases files. Answered by `StorageNothing`.
 public struct ProcessorStorageForget: WireMessage, Equatable {
     public struct Item: Equatable, Sendable {
