@@ -184,14 +184,14 @@ struct WatchedTable: ~Copyable {
     }
 
     private static func set(_ key: Key) -> Int {
-        // FNV-1a.
+        // FNV-1a; the product brings every bit of it into the upper ones.
         var hash = 0xcbf2_9ce4_8422_2325 ^ key.parent &* 0x9e37_79b9_7f4a_7c15
         var next = key.name
         while next.pointee != 0 {
             hash = (hash ^ UInt64(UInt8(bitPattern: next.pointee))) &* 0x100_0000_01b3
             next += 1
         }
-        return Int(truncatingIfNeeded: (hash >> 32) % UInt64(sets))
+        return Int(truncatingIfNeeded: (hash &* 0x9e37_79b9_7f4a_7c15 >> 32) % UInt64(sets))
     }
 
     private func find(_ key: Key) -> UnsafeMutablePointer<Entry>? {

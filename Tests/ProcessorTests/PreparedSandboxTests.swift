@@ -77,4 +77,20 @@ import Testing
         #expect(!isAlive(guardian))
         #expect(inner.allSatisfy { !isAlive($0) })
     }
+
+    /// While the program starts that took the last one, none is built; its end leaves time for that.
+    @Test func theEndOfAProgramHastensTheNext() throws {
+        let prepared = PreparedSandbox(executable: SandboxHarness.executable, calm: .seconds(3600))
+        try prepared.start()
+        defer { prepared.close() }
+        let preparation = SandboxPreparation(root: "/", temporaryBytes: 0)
+        prepared.want(preparation)
+        prepared.hasten()
+        _ = try Self.awaitPrepared()
+        guard let guardian = prepared.take(preparation) else {
+            Issue.record("none is ready")
+            return
+        }
+        Sandbox.end(guardian: guardian.process.raw, control: guardian.control.raw, unless: false)
+    }
 }

@@ -123,6 +123,9 @@ extension StorageTests {
                         try check(client.call(function, transfer).status == .system(ESTALE), "file \(handle)")
                     }
                     try check(client.lookUp(handle, "a") == .system(ESTALE), "parent \(handle)")
+                    let names = ["", "a", ".."].map { ProcessorStorageNames.Item(parent: handle, name: Array($0.utf8)) }
+                    let states = client.call(StorageFunction.review, ProcessorStorageNames(items: names))
+                    try check(states.status == .ok, "review of \(handle)")
                     _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [], files: [handle, handle]))
                     let item = ProcessorStorageForget.Item(node: handle, references: .max)
                     _ = client.call(StorageFunction.forget, ProcessorStorageForget(items: [item]))

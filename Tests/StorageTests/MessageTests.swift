@@ -58,6 +58,9 @@ extension StorageTests {
             #expect(attributeBytes.utf8.count == StorageAttributes.encodedSize * 2)
             expect(attributes, attributeBytes)
             expect(StorageEntry(node: 0x0102, attributes: attributes), "0201000000000000" + attributeBytes)
+            expect(
+                StorageProcessorStates(states: [.init(error: 0, attributes: attributes)]),
+                "01000000" + "00000000" + attributeBytes)
             expect(StorageProcessorOpened(file: 5, attributes: attributes), "0500000000000000" + attributeBytes)
             expect(
                 StorageProcessorCreated(file: 5, entry: StorageEntry(node: 6, attributes: attributes)),
@@ -74,6 +77,10 @@ extension StorageTests {
             expect(
                 ProcessorStorageForget(items: [.init(node: 1, references: 2)], files: [3]),
                 "01000000" + "0100000000000000" + "0200000000000000" + "01000000" + "0300000000000000")
+            expect(
+                ProcessorStorageNames(items: [.init(parent: 1, name: [0x61, 0x62]), .init(parent: 2, name: [])]),
+                "02000000" + "0100000000000000" + "02000000" + "6162" + "0200000000000000" + "00000000")
+            expect(StorageProcessorStates(states: [.init(error: 2)]), "01000000" + "02000000")
             expect(
                 ProcessorStorageTransfer(file: 1, offset: 2, poolOffset: 3, count: 4),
                 "010000000000000002000000000000000300000000000000" + "04000000" + "00")
@@ -140,6 +147,10 @@ extension StorageTests {
             #expect(refused(ProcessorStorageTransfer(file: 1, offset: 1 << 63, poolOffset: 0, count: 0)))
             #expect(refused(ProcessorStorageRange(file: 1, mode: 0, offset: 1 << 62, count: 1 << 62)))
             #expect(refused(ProcessorStorageSetAttributes(node: 1, fields: .init(rawValue: 512))))
+            let names = Array(repeating: ProcessorStorageNames.Item(parent: 1, name: []), count: 65)
+            #expect(refused(ProcessorStorageNames(items: names)))
+            #expect(refused(ProcessorStorageNames(items: [.init(parent: 1, name: Array(repeating: 1, count: 256))])))
+            #expect(refused(StorageProcessorStates(states: Array(repeating: .init(error: 1), count: 65))))
             let items = Array(repeating: ProcessorStorageForget.Item(node: 1, references: 1), count: 513)
             #expect(refused(ProcessorStorageForget(items: items)))
             #expect(refused(ProcessorStorageForget(items: [], files: Array(repeating: 1, count: 513))))
