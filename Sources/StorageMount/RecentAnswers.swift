@@ -5,7 +5,8 @@ import Synchronization
 /// What the kernel was told of names and attributes and still takes for granted, so that it can be told to ask again.
 ///
 /// Between programs nothing may be taken for granted: who has changed a file and then submits a program expects it to
-/// find what he wrote. Within a program's life the kernel's caches hold for `StorageMount.attributeTimeout`.
+/// find what he wrote. Within a program's life the kernel's caches hold for `StorageMount.attributeTimeout`; what it may
+/// use for longer, `WatchedNames` looks at.
 ///
 /// Any thread. Lock order: `turn`, then `state` or `KernelNotices`', which are leaves. A note is a copy of the name and no system
 /// call; what does not fit is not cached. An answer that is on its way to the kernel while it is told to ask again may

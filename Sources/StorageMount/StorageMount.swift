@@ -46,7 +46,7 @@ public final class StorageMount: Sendable {
     static let patience: Duration = .seconds(5)
     /// How long a request may take at a component that answers (`StorageWatch`), whose disks may be slow.
     static let callTimeout: Duration = .seconds(60)
-    /// How long the kernel may use names and attributes without asking. In seconds.
+    /// How long the kernel may use names and attributes without asking, if they are not watched. In seconds.
     static let attributeTimeout = 1.0
 
     private struct State {
@@ -198,6 +198,8 @@ public final class StorageMount: Sendable {
             return (state.session, state.threads)
         }
         guard let session else { return }
+        // First, as a notice may wait for a request that is under way, and those are still answered.
+        watched.stop()
         link.close()
         fuse_session_exit(session)
         notices.end()
@@ -206,7 +208,6 @@ public final class StorageMount: Sendable {
         for thread in threads { thread.join() }
         returns.stop()
         watch.stop()
-        watched.stop()
         state.withLock { state in
             state.session = nil
             state.threads = []

@@ -75,7 +75,7 @@ final class WatchedNames: Sendable {
         while !isStopping.load(ordering: .relaxed) {
             let seen = lego_atomic_load_u32(changes)
             let isIdle = table.withLock { $0.watched == 0 } && overtaken.withLock { $0.isEmpty }
-            // More is watched meanwhile; only the end cuts a wait short.
+            // The first that is watched ends the long wait, the end either.
             Futex.wait(changes, while: seen, until: isIdle ? .never : .after(Self.interval))
             if !isStopping.load(ordering: .relaxed) { review() }
         }

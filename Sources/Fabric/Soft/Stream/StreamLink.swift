@@ -13,8 +13,11 @@ final class StreamLink: PairLink, @unchecked Sendable {
     private let ended: UnsafeMutablePointer<UInt32>
 
     // A socket that somebody polls all the time is left to the poller: this thread would only take its processor away.
-    /// Whether arrivals do not wake the device's thread.
+    /// Whether arrivals do not wake the device's thread. Changed with `watching` held.
     private let isLeft = Atomic<Bool>(false)
+    /// Held while what the socket is watched for is changed: the device's thread may leave it while another takes it up, and
+    /// the epoll instance must know what `isLeft` says last. A leaf.
+    private let watching = Mutex<Void>(())
     /// The device thread's: what it knew of the polls, and when.
     private var knownPolls: UInt64 = 0
     private var knownAt: UInt64 = 0
@@ -66,19 +69,24 @@ final class StreamLink: PairLink, @unchecked Sendable {
 
     private func leave() {
         if pair.isBroken { return }
-        isLeft.store(true, ordering: .sequentiallyConsistent)
-        context.loop.modify(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: Self.events))
-        pair.noteLeft(true)
+        watching.withLock { _ in
+            isLeft.store(true, ordering: .sequentiallyConsistent)
+            context.loop.modify(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: Self.events))
+            pair.noteLeft(true)
+        }
         // Either whoever arms sees the note, or this sees the arming.
         if pair.isArmed { takeUp() }
     }
 
     /// Arrivals wake the device's thread again, those that are there already too. Any thread.
     func takeUp() {
-        if !isLeft.exchange(false, ordering: .sequentiallyConsistent) { return }
-        pair.noteLeft(false)
-        let events = EPOLL_EVENTS(rawValue: Self.events | EPOLLIN.rawValue)
-        context.loop.modify(channel.socket.raw, token: token, events: events)
+        if !isLeft.load(ordering: .sequentiallyConsistent) { return }
+        watching.withLock { _ in
+            if !isLeft.exchange(false, ordering: .sequentiallyConsistent) { return }
+            pair.noteLeft(false)
+            let events = EPOLL_EVENTS(rawValue: Self.events | EPOLLIN.rawValue)
+            context.loop.modify(channel.socket.raw, token: token, events: events)
+        }
     }
 
     /// When the polls of a socket that is left alone must be counted again.
