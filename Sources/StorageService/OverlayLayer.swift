@@ -2,6 +2,24 @@ import CLinux
 import Glibc
 import Kernel
 
+/// A change by the host that an overlay does not show yet: a path, what the overlay shows there, and what is there, by hash.
+struct OverlayChange: Equatable {
+    private let hash: Int
+
+    /// nil: there is nothing.
+    init(_ path: UnsafePointer<CChar>, shown: lego_file_status?, below: lego_file_status?) {
+        var hasher = Hasher()
+        hasher.combine(bytes: UnsafeRawBufferPointer(start: path, count: strlen(path)))
+        for state in [shown, below] {
+            hasher.combine(state?.inode)
+            hasher.combine(state?.birth_ns)
+            hasher.combine(state?.change_s)
+            hasher.combine(state?.change_ns)
+        }
+        hash = hasher.finalize()
+    }
+}
+
 /// One overlay of the tree with the two directories that it is made of, so that what the host has changed below it is
 /// seen.
 ///
@@ -25,16 +43,18 @@ final class OverlayLayer: Sendable {
         self.upper = Descriptor(taking: try checked("open", lego_directory_open(upper)))
     }
 
-    /// Whether the overlay answers for a path below `place` what the lower layer does not say any more. `found` is 0
-    /// with the status that the overlay tells, or a negative error number. Two system calls where nothing has changed.
-    func isOutdated(_ path: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status) -> Bool {
+    /// What the lower layer has become, where the overlay answers for a path below `place` what it does not say any more; nil
+    /// where it does. `found` is 0 with the status that the overlay tells, or a negative error number. Two system calls where
+    /// nothing has changed.
+    func change(_ path: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status) -> OverlayChange? {
         // What is mounted there is no layer's.
-        if found == 0 ? status.is_mount_root != 0 : found != -ENOENT { return false }
+        if found == 0 ? status.is_mount_root != 0 : found != -ENOENT { return nil }
         var below = lego_file_status()
         let there = lego_file_status(lower.raw, path, &below)
-        if there < 0 && (found < 0 || there != -ENOENT) { return false }
-        if there == 0 && found == 0 && Self.isSame(status, below) { return false }
-        return isLowersToSay(path)
+        if there < 0 && (found < 0 || there != -ENOENT) { return nil }
+        if there == 0 && found == 0 && Self.isSame(status, below) { return nil }
+        if !isLowersToSay(path) { return nil }
+        return OverlayChange(path, shown: found == 0 ? status : nil, below: there == 0 ? below : nil)
     }
 
     /// Whether the two are the same file, unchanged. The number of links tells a file that exists no more from one that
@@ -90,25 +110,25 @@ final class OverlayLayers: Sendable {
         self.root = Self.withPath(root) { String(cString: $0) } ?? ""
     }
 
-    /// Whether what an overlay answers for a name in an open directory is out of date.
-    func areOutdated(
+    /// What the host has made of a name in an open directory, where an overlay's answer for it is out of date.
+    func change(
         _ parent: Int32, _ name: UnsafePointer<CChar>, _ found: Int32, _ status: lego_file_status
-    ) -> Bool {
-        Self.withPath(parent) { path in
+    ) -> OverlayChange? {
+        Self.withPath(parent) { path -> OverlayChange? in
             let count = root.utf8.count
-            guard count > 0, strncmp(path, root, count) == 0 else { return false }
+            guard count > 0, strncmp(path, root, count) == 0 else { return nil }
             strcat(path, "/")
             strcat(path, name)
             let inside = path + count + 1
             for layer in layers {
                 let length = layer.place.utf8.count
-                if length == 0 { return layer.isOutdated(inside, found, status) }
+                if length == 0 { return layer.change(inside, found, status) }
                 if strncmp(inside, layer.place, length) == 0 && inside[length] == UInt8(ascii: "/") {
-                    return layer.isOutdated(inside + length + 1, found, status)
+                    return layer.change(inside + length + 1, found, status)
                 }
             }
-            return false
-        } ?? false
+            return nil
+        } ?? nil
     }
 
     /// Forgets what all of them have looked up. Where one cannot, its names stay as they are.

@@ -13,7 +13,7 @@ extension StorageService {
         }
     }
 
-    /// Looks at many names, and counts none.
+    /// Looks at many names, and counts none. What is out of date is told, and brought up to date by a look-up.
     func review(_ call: StorageCall) -> CallResult {
         guard let message = ProcessorStorageNames(decoding: call.request) else { return call.malformed }
         return call.answer(StorageProcessorStates(states: message.items.map { state(call, $0) }))
@@ -29,7 +29,7 @@ extension StorageService {
             }
             return call.withName(bytes) { name in
                 call.withDirectory(item.parent) { parent in
-                    let result = find(call, parent.descriptor, name, &status)
+                    let result = peek(call, parent.descriptor, name, &status)
                     return result == 0 && call.tree.isHidden(status) ? call.fail(ENOENT) : call.answer(result)
                 }
             }

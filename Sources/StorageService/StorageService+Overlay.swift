@@ -6,11 +6,11 @@ import Kernel
 struct OverlayRenewals {
     /// One that did not help at once shall be made before the next name is looked up.
     private var isOwed = false
-    /// Names for which it did not help lately, by hash, and until when they are taken as the overlay has them: the client
+    /// Changes for which it did not help lately, and until when their names are taken as the overlay has them: the client
     /// asks once more, and then shall get an answer.
-    private var failures: [(name: Int, until: Deadline)] = []
+    private var failures: [(change: OverlayChange, until: Deadline)] = []
     /// What is held for long is not tried again for each name: so many at a time.
-    private static let failures_max = 8
+    private static let failures_max = 32
     private static let pause: Duration = .milliseconds(100)
 
     mutating func takeOwed() -> Bool {
@@ -18,13 +18,13 @@ struct OverlayRenewals {
         return isOwed
     }
 
-    mutating func mayHelp(_ name: Int) -> Bool {
+    mutating func mayHelp(_ change: OverlayChange) -> Bool {
         failures.removeAll { $0.until.hasPassed }
-        return failures.count < Self.failures_max && !failures.contains { $0.name == name }
+        return failures.count < Self.failures_max && !failures.contains { $0.change == change }
     }
 
-    mutating func failed(_ name: Int) {
-        failures.append((name, .after(Self.pause)))
+    mutating func failed(_ change: OverlayChange) {
+        failures.append((change, .after(Self.pause)))
         isOwed = true
     }
 }
@@ -40,14 +40,22 @@ extension StorageService {
         guard let overlays = call.tree.overlays else { return lego_file_status(parent, name, &status) }
         if renewals.withLock({ $0.takeOwed() }) { renew(overlays) }
         var result = lego_file_status(parent, name, &status)
-        if !overlays.areOutdated(parent, name, result, status) { return result }
-        let hash = String(cString: name).hashValue
-        if !renewals.withLock({ $0.mayHelp(hash) }) { return result }
+        guard let change = overlays.change(parent, name, result, status) else { return result }
+        if !renewals.withLock({ $0.mayHelp(change) }) { return result }
         renew(overlays)
         result = lego_file_status(parent, name, &status)
-        if !overlays.areOutdated(parent, name, result, status) { return result }
-        renewals.withLock { $0.failed(hash) }
+        guard let rest = overlays.change(parent, name, result, status) else { return result }
+        renewals.withLock { $0.failed(rest) }
         return -ESTALE
+    }
+
+    /// The same without anything being done about it: ESTALE where the host has changed what the overlay knows.
+    func peek(
+        _ call: StorageCall, _ parent: Int32, _ name: UnsafePointer<CChar>, _ status: inout lego_file_status
+    ) -> Int32 {
+        let result = lego_file_status(parent, name, &status)
+        guard let overlays = call.tree.overlays else { return result }
+        return overlays.change(parent, name, result, status) == nil ? result : -ESTALE
     }
 
     /// Lets go of all that only waits to be used again, which would keep its names.

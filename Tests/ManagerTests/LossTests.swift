@@ -50,7 +50,7 @@ import Wire
             // Its connection is cut; it comes back over another.
             let address = lab.node.address
             let node = lab.node
-            #expect(try await eventually { node.peer(processor.node.id) == nil })
+            #expect(try await eventually { node.peer(processor.node.id) == nil && processor.node.peer(node.id) == nil })
             try await blocking {
                 #expect(throws: Never.self) { try processor.join(address) }
                 #expect(processor.heartbeat() == .ok)

@@ -15,7 +15,8 @@ extension StorageTests {
         private static func state(_ path: String) -> String {
             var status = stat()
             if lstat(path, &status) < 0 { return "error \(errno)" }
-            return "\(status.st_ino) \(String(status.st_mode, radix: 8)) \(status.st_size)"
+            let changed = "\(status.st_mtim.tv_sec).\(status.st_mtim.tv_nsec)"
+            return "\(String(status.st_mode, radix: 8)) \(status.st_size) \(changed)"
         }
 
         private static func look(_ root: String) -> [String] { names.map { state(root + $0) } }
@@ -39,14 +40,19 @@ extension StorageTests {
             mkdir(export + "/d/inner", 0o755)
         }
 
+        /// A tree that is exported as it is, or below an overlay.
         private static func withMount(
+            overlay: Bool = false,
             _ body: @escaping @Sendable (TestProcessor, TestStorage, String, String) throws -> Void
         ) async throws {
             let directory = try TemporaryDirectory()
             let (export, mountPoint) = (directory.make("export"), directory.make("mount"))
+            let state = directory.make("state")
             fill(export)
             try await withPrivateMounts {
-                let storage = try TestStorage(StorageConfiguration(export: .directory(export)))
+                let storage = try TestStorage(
+                    StorageConfiguration(
+                        export: overlay ? .overlay(lower: export, stateDirectory: state) : .directory(export)))
                 defer { storage.close() }
                 let processor = try TestProcessor(storage, at: mountPoint)
                 defer { processor.close() }
@@ -83,8 +89,8 @@ extension StorageTests {
             ),
         ]
 
-        @Test func whatIsWatchedCostsNoRequest() async throws {
-            try await Self.withMount { processor, _, mountPoint, export in
+        @Test(arguments: [false, true]) func whatIsWatchedCostsNoRequest(overlay: Bool) async throws {
+            try await Self.withMount(overlay: overlay) { processor, _, mountPoint, export in
                 let requests = Self.watchAll(processor, mountPoint)
                 try check(requests == 0, "\(requests) requests")
                 // It goes on so for those that stay as they are.
@@ -98,22 +104,31 @@ extension StorageTests {
         }
 
         /// Whoever starts a program after a change has it find the change.
-        @Test func aChangeIsSeenAfterARefresh() async throws {
-            try await Self.withMount { processor, _, mountPoint, export in
-                for (name, make) in Self.changes {
-                    _ = Self.watchAll(processor, mountPoint)
-                    let before = Self.look(mountPoint)
-                    make(export)
-                    processor.mount.refresh()
-                    let after = Self.look(mountPoint)
-                    try check(after == Self.look(export) && after != before, "\(name): \(before), \(after)")
+        @Test(arguments: [false, true]) func aChangeIsSeenAfterARefresh(overlay: Bool) async throws {
+            try await Self.withMount(overlay: overlay) { processor, _, mountPoint, export in
+                for round in 0..<5 {
+                    for (name, make) in Self.changes {
+                        _ = Self.watchAll(processor, mountPoint)
+                        let before = Self.look(mountPoint)
+                        // Its file is closed, and given back to the component some time later.
+                        _ = contents(mountPoint + "/d/file")
+                        make(export)
+                        processor.mount.refresh()
+                        let after = Self.look(mountPoint)
+                        try check(
+                            after == Self.look(export) && after != before, "\(round) \(name): \(before), \(after)")
+                        let text = contents(mountPoint + "/d/file")
+                        try check(text == contents(export + "/d/file"), "\(round) \(name): \(text ?? "nothing")")
+                    }
+                    try Child.run(["rm", "-rf", export + "/d", export + "/old"])
+                    Self.fill(export)
                 }
             }
         }
 
         /// And a program that runs finds it soon, although the kernel was told that what it knows is good for minutes.
-        @Test func aChangeIsSeenWithoutOne() async throws {
-            try await Self.withMount { processor, _, mountPoint, export in
+        @Test(arguments: [false, true]) func aChangeIsSeenWithoutOne(overlay: Bool) async throws {
+            try await Self.withMount(overlay: overlay) { processor, _, mountPoint, export in
                 for (name, make) in Self.changes {
                     let requests = Self.watchAll(processor, mountPoint)
                     try check(requests == 0, "\(name): \(requests) requests")
