@@ -17,6 +17,6 @@ bash "$root/Scripts/rdma-vm-rack.sh"
 say "the devices' conformance checks"
 run '^FabricTests\.' AdapterEventTests
 say "LITE's programs"
-run '^LiteClientTests\.' 'aThousand|everyFunctionFromC|daemonsServeAProgram|aStoppedNode|whatIsUnderWay'
+run '^LiteClientTests\.' 'aThousand|everyFunctionFromC|daemonsServeAProgram|aStoppedNode|whatIsUnderWay|whoEndsBefore'
 # Last, and in a process of its own: it takes an adapter's port down.
 run 'AdapterEventTests'

@@ -14,6 +14,9 @@ extension LiteService {
         }
         let deadline = Deadline.after(configuration.nodeTimeout)
         var status = Code.noNode
+        // One that is still empty afterwards: the program has ended, or given up, before it came to it.
+        var made: UInt64?
+        defer { if let made { removeIfEmpty(made) } }
         while !deadline.hasPassed {
             if let found = find(.barrier, name) {
                 let outcome = arrive(channel, submission, found.node, found.number, parties)
@@ -22,10 +25,11 @@ extension LiteService {
                 return
             }
             status = claiming(.barrier, name) {
-                control.withLock { state in
+                made = control.withLock { state in
                     let number = state.nextNumber()
                     state.barriers[number] = OwnedBarrier(name: name, parties: parties)
                     state.names[ObjectName(kind: .barrier, text: name)] = number
+                    return number
                 }
                 return Code.ok
             }
@@ -51,6 +55,10 @@ extension LiteService {
         }
         if answer.status == Code.ok, answer[0] == 0 {
             if node != own, member(node) == nil { end(token, Code.noNode) }
+            // Given up before it had arrived: whoever ended the wait has asked too early.
+            if channel.current(Int(submission.slot), sequence: submission.sequence) == nil {
+                departBarrier(wait, token, session)
+            }
             return Code.ok
         }
         end(token, answer.status)
@@ -98,6 +106,12 @@ extension LiteService {
             if state.barriers[request[0]]?.waiting.isEmpty == true { Self.remove(request[0], &state) }
         }
         return ClusterAnswer(Code.ok)
+    }
+
+    private func removeIfEmpty(_ number: UInt64) {
+        control.withLock { state in
+            if state.barriers[number]?.waiting.isEmpty == true { Self.remove(number, &state) }
+        }
     }
 
     private static func remove(_ number: UInt64, _ state: inout ControlState) {

@@ -99,6 +99,29 @@ extension LiteClientTests {
             }
         }
 
+        /// Programs that end on their way to a barrier, at one moment or another, leave none behind.
+        @Test func whoEndsBeforeABarrierLeavesNone() throws {
+            try withCluster(nodes: 2) { cluster in
+                for round in 0..<30 {
+                    let leaver = try cluster.join(round % 2)
+                    let thread = try KernelThread(name: "leaver") {
+                        _ = failure { () throws(LiteFailure) in
+                            try leaver.barrier("left", parties: 2, until: patience)
+                        }
+                    }
+                    usleep(UInt32(round * 20))
+                    leaver.leave()
+                    thread.join()
+                }
+                #expect(eventually { cluster.members.allSatisfy { $0.service.barrierCount == 0 } })
+                // And nobody is counted who is not there any more.
+                let lite = try cluster.join(0)
+                #expect(throws: LiteFailure.timedOut) {
+                    try lite.barrier("left", parties: 2, until: .after(.milliseconds(20)))
+                }
+            }
+        }
+
         @Test func aBarrierOpensForAll() throws {
             try withCluster(nodes: 2) { cluster in
                 let sessions = try (0..<4).map { try cluster.join($0 % 2) }
