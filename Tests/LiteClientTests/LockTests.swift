@@ -109,7 +109,9 @@ extension LiteClientTests {
                             try leaver.barrier("left", parties: 2, until: patience)
                         }
                     }
-                    usleep(UInt32(round * 20))
+                    // It has made the barrier, and is not there yet, or just so.
+                    let limit = patience
+                    while !limit.hasPassed, !cluster.members.contains(where: { $0.service.barrierCount == 1 }) {}
                     leaver.leave()
                     thread.join()
                 }
