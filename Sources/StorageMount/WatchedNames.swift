@@ -124,9 +124,8 @@ final class WatchedNames: Sendable {
         if !isLast { overtaken.withLock { $0 += list } }
         guard let writer = notices.open() else { return }
         for told in list {
-            (told.name + [0]).withUnsafeBytes { bytes in
-                let name = told.name.isEmpty ? nil : bytes.baseAddress!.assumingMemoryBound(to: CChar.self)
-                writer.expire(parent: told.parent, name: name, inode: told.inode)
+            told.withKey { key in
+                writer.expire(parent: key.parent, name: told.name.isEmpty ? nil : key.name, inode: told.inode)
             }
         }
     }
@@ -148,6 +147,12 @@ struct WatchedTable: ~Copyable {
         /// 0: there is none.
         var inode: UInt64
         var attributes: StorageAttributes
+
+        func withKey(_ body: (Key) -> Void) {
+            (name + [0]).withUnsafeBytes {
+                body(Key(parent: parent, name: $0.baseAddress!.assumingMemoryBound(to: CChar.self)))
+            }
+        }
 
         func matches(_ state: StorageProcessorStates.State) -> Bool {
             inode == 0 ? state.error == UInt32(ENOENT) : state.error == 0 && state.attributes == attributes
@@ -261,9 +266,8 @@ struct WatchedTable: ~Copyable {
 
     /// It has changed. Asked for again it is watched again.
     mutating func stopWatching(_ told: Told) {
-        (told.name + [0]).withUnsafeBytes { bytes in
-            let name = bytes.baseAddress!.assumingMemoryBound(to: CChar.self)
-            guard let entry = find(Key(parent: told.parent, name: name)), entry.pointee.isWatched else { return }
+        told.withKey { key in
+            guard let entry = find(key), entry.pointee.isWatched else { return }
             entry.pointee.isWatched = false
             watched -= 1
         }

@@ -183,10 +183,12 @@ enum ProcessFiles {
 
     /// Whether a process has been killed and is on its way out.
     static func isDying(_ process: Int32) -> Bool {
-        let pending = statusField(process, "SigPnd").flatMap { UInt64($0, radix: 16) } ?? 0
-        let shared = statusField(process, "ShdPnd").flatMap { UInt64($0, radix: 16) } ?? 0
-        let state = statusField(process, "State")?.first
-        return (pending | shared) >> UInt64(SIGKILL - 1) & 1 != 0 || state == "Z" || state == "X"
+        guard let bytes = try? bytes("/proc/\(process)/status") else { return false }
+        let pending = value(of: "SigPnd", in: bytes).flatMap { number($0, radix: 16) } ?? 0
+        let shared = value(of: "ShdPnd", in: bytes).flatMap { number($0, radix: 16) } ?? 0
+        let state = value(of: "State", in: bytes)?.first
+        return (pending | shared) >> UInt64(SIGKILL - 1) & 1 != 0
+            || state == UInt8(ascii: "Z") || state == UInt8(ascii: "X")
     }
 
     /// Tells the image that a process runs from those that it ran before: where its stack began, which the kernel
