@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "CAgent.h"
 #include <fcntl.h>
+#include <errno.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
@@ -223,6 +224,19 @@ CODE static long map_named(volatile struct lego_agent_page *page) {
   return result;
 }
 
+CODE static long map_file(volatile struct lego_agent_page *page) {
+  long file, result;
+  long process = call3(SYS_pidfd_open, page->number, 0, 0);
+  if (process < 0) return -EBADF;
+  file = call3(SYS_pidfd_getfd, process, page->arguments[4], 0);
+  call3(SYS_close, process, 0, 0);
+  if (file < 0) return -EBADF;
+  result = call6(SYS_mmap, page->arguments[0], page->arguments[1], page->arguments[2], page->arguments[3], file,
+                 page->arguments[5]);
+  call3(SYS_close, file, 0, 0);
+  return result;
+}
+
 CODE static void serve(volatile struct lego_agent_page *page, int pipe) {
   uint32_t seen = 0;
   for (;;) {
@@ -243,6 +257,8 @@ CODE static void serve(volatile struct lego_agent_page *page, int pipe) {
       evict(page, pipe);
     } else if (page->command == LEGO_AGENT_MAP_NAMED) {
       page->result = map_named(page);
+    } else if (page->command == LEGO_AGENT_MAP_FILE) {
+      page->result = map_file(page);
     }
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     page->finished = seen;

@@ -71,8 +71,9 @@ enum FilterInterpreter {
 
     @Test func everyCallEndsInAVerdict() throws {
         let trapped: Set<UInt32> = [
-            2, 9, 11, 12, 13, 15, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 202, 203, 204, 206,
-            217, 218, 257, 273, 302, 304, 308, 311, 425, 435, 437, 440, 448,
+            2, 9, 10, 11, 12, 13, 15, 16, 25, 28, 30, 41, 56, 57, 58, 60, 72, 99, 101, 151, 152, 160, 202, 203, 204,
+            206,
+            217, 218, 257, 273, 302, 304, 308, 311, 329, 425, 435, 437, 440, 448,
         ]
         for number in UInt32(0)..<600 {
             let verdict = try #require(evaluate(Call(number: number)))
@@ -97,6 +98,27 @@ enum FilterInterpreter {
         #expect(map(MAP_SHARED | MAP_FIXED) == Self.notify)
         #expect(map(MAP_SHARED) == Self.allow)
         #expect(map(3) == Self.allow)  // MAP_SHARED_VALIDATE
+    }
+
+    /// Text may come to be written to. Heaps of threads grow by it, a page at a time.
+    @Test func writeAccessIsTrappedWhereFilesMayBeMapped() {
+        func protect(_ address: UInt64, _ protection: Int32) -> [UInt32?] {
+            [UInt32(10), 329].map {
+                evaluate(Call(number: $0, arguments: [address, 4096, UInt64(protection), 0, 0, 0]))?.action
+            }
+        }
+        let access = PROT_READ | PROT_WRITE
+        for address: UInt64 in [
+            0x40_0000, 0xffff_f000, 0x5500_0000_0000, 0x56ff_ffff_f000, 0x7e80_0000_0000, 0x7e8f_ffff_f000,
+        ] {
+            #expect(protect(address, access) == [Self.notify, Self.notify])
+            #expect(protect(address, PROT_READ | PROT_EXEC) == [Self.allow, Self.allow])
+        }
+        for address: UInt64 in [
+            0x1_0000_0000, 0x54ff_ffff_f000, 0x5700_0000_0000, 0x7e7f_ffff_f000, 0x7e90_0000_0000, 0x7f00_0000_0000,
+        ] {
+            #expect(protect(address, access) == [Self.allow, Self.allow])
+        }
     }
 
     @Test func advicesThatDropAreTrapped() {

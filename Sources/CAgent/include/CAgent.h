@@ -33,6 +33,9 @@ enum lego_agent_command {
   // mmap(2) with `arguments`, of the node that stands for a file in the tree of names: memory that is anonymous to the
   // kernel, and has the file's name in /proc.
   LEGO_AGENT_MAP_NAMED = 3,
+  // mmap(2) with `arguments`, of the file that has the number argument 4 in the process `number`. -EBADF where the agent
+  // may not have the file.
+  LEGO_AGENT_MAP_FILE = 4,
 };
 
 enum lego_agent_operation_kind {

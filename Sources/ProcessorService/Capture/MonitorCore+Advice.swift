@@ -26,6 +26,8 @@ extension MonitorCore {
         default: break
         }
         awaitAhead(of: space)
+        // The table knows of guards in watched memory alone.
+        if advice == Advice.guardInstall { watchFiles(space, pages) }
         if advice == Advice.free {
             // It may be dropped at any time, and so at once; but the kernel says first whether it may be freed.
             let result = agentCall(space, SystemCall.madvise, start, bytes, UInt64(advice))

@@ -12,6 +12,9 @@ extension MonitorCore {
         case SystemCall.brk: return .answer(setBreak(space, notification))
         case SystemCall.mmap: return map(space, notification)
         case SystemCall.munmap: return unmap(space, a.0, a.1)
+        case SystemCall.mprotect, SystemCall.pkeyMprotect:
+            watchFiles(space, Page.range(a.0, a.1))
+            return .proceed
         case SystemCall.mremap: return remap(space, notification)
         case SystemCall.madvise: return advise(space, Page.range(a.0, a.1), a.0, a.1, UInt32(truncatingIfNeeded: a.2))
         case SystemCall.processMadvise: return adviseVector(space, notification)
@@ -82,7 +85,7 @@ extension MonitorCore {
     private func appeared(_ space: AddressSpace, _ region: Region, isFresh: Bool = false) -> Bool {
         forgetPages(space, region.pages)
         var region = region
-        region.isUnwatched = isFresh && region.file == nil && leavesUnwatched(space, region.pages.count)
+        if isFresh && region.file == nil { region.isUnwatched = leavesUnwatched(space, region.pages.count) }
         space.regions.insert(region)
         countUnwatched(space)
         if region.isUnwatched { return true }
@@ -140,8 +143,18 @@ extension MonitorCore {
             case .other: return mapNatively(space, notification, pages)
             }
         }
-        // What is to be locked shall not be filled by the kernel before it is registered: it is made inaccessible first.
         let isLocked = space.locksFuture || flags & MAP_LOCKED != 0
+        // Where it cannot be written to.
+        if let file, !isLocked, flags & MAP_POPULATE == 0, a.2 & UInt64(PROT_WRITE) == 0,
+            let result = mapFile(space, notification)
+        {
+            if isError(result) { return .answer(result) }
+            let pages = Page.range(UInt64(bitPattern: result), a.1)
+            _ = appeared(space, Region(pages: pages, file: file, fileOffset: a.5, isUnwatched: true))
+            space.hasWatchableFiles = true
+            return .answer(result)
+        }
+        // What is to be locked shall not be filled by the kernel before it is registered: it is made inaccessible first.
         let protection = space.locksFuture ? UInt64(PROT_NONE) : a.2
         let result =
             if let file {
@@ -298,6 +311,7 @@ extension MonitorCore {
         let source = Page.range(old, oldBytes)
         // The kernel tells of what moves only where it is watched.
         watch(space, source)
+        watchFiles(space, source)
         let parts = space.regions.parts(in: source)
         let isPrivate = !parts.isEmpty
         let last = parts.last

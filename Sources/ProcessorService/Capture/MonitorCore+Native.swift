@@ -14,6 +14,10 @@ extension MonitorCore {
     func release(_ space: AddressSpace, _ pages: Range<UInt64>) {
         awaitAhead(of: space)
         for part in space.regions.parts(in: pages) {
+            if part.isMappedFile {
+                disappeared(space, part.pages)
+                continue
+            }
             var first = part.pages.lowerBound
             while first < part.pages.upperBound && !hasFailed && !space.isDead {
                 // Of what a program has merely reserved, terabytes as a rule, there is nothing to bring.

@@ -33,6 +33,7 @@ extension MonitorCore {
                     if file == nil, let opened = Self.openMapped(area, thread) { file = MappedFile(opened) }
                     guard let file, Self.isRegular(file.descriptor) else { continue }
                     former = (area, file)
+                    if leavesMapped(space, area, file) { continue }
                     try replace(space, area, map, file)
                 }
             }
@@ -93,19 +94,9 @@ extension MonitorCore {
         _ space: AddressSpace, _ area: ProcessFiles.MappedArea, _ map: borrowing PageMap, _ mapped: MappedFile
     ) throws(KernelError) {
         guard let agent = space.agent else { return }
-        let first = Page.number(area.start)
-        var written: [(UInt64, [UInt8])] = []
-        try map.forEachThere(in: first..<Page.number(area.end)) { (page, word) throws(KernelError) in
-            if word.isFilePage { return }
-            let bytes = [UInt8](unsafeUninitializedCapacity: Int(Page.bytes)) { buffer, count in
-                count = max(
-                    0, pread(agent.programMemory.raw, buffer.baseAddress!, buffer.count, off_t(Page.address(page))))
-            }
-            if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
-            written.append((page, bytes))
-        }
-        let region = Region(pages: first..<Page.number(area.end), file: mapped, fileOffset: area.offset)
-        let replacement = Replacement(region: region, written: written)
+        let pages = Page.number(area.start)..<Page.number(area.end)
+        let region = Region(pages: pages, file: mapped, fileOffset: area.offset)
+        let replacement = Replacement(region: region, written: try Self.writtenPages(agent, map, pages))
         space.replacement = replacement
         let result = mapNamed(
             space, mapped.descriptor, area.start, area.bytes, UInt64(area.protection), MAP_PRIVATE | MAP_FIXED,
@@ -125,14 +116,34 @@ extension MonitorCore {
             "UFFDIO_REGISTER",
             lego_uffd_register(
                 space.userfault.raw, Page.address(pages.lowerBound), UInt64(pages.count) * Page.bytes))
-        for (page, bytes) in replacement.written {
-            let copied = bytes.withUnsafeBytes {
-                lego_uffd_copy(space.userfault.raw, Page.address(page), $0.baseAddress!, Page.bytes, 0)
-            }
-            if copied != Int64(Page.bytes) { throw KernelError("UFFDIO_COPY", Int32(clamping: -copied)) }
-            arrive(space, page, writable: true)
-        }
+        for (page, bytes) in replacement.written { try restore(space, page, bytes) }
         noteResident()
+    }
+
+    /// What a process has written to a private mapping of a file: pages, and what they hold.
+    static func writtenPages(
+        _ agent: Agent, _ map: borrowing PageMap, _ pages: Range<UInt64>
+    ) throws(KernelError) -> [(UInt64, [UInt8])] {
+        var written: [(UInt64, [UInt8])] = []
+        try map.forEachThere(in: pages) { (page, word) throws(KernelError) in
+            if word.isFilePage { return }
+            let bytes = [UInt8](unsafeUninitializedCapacity: Int(Page.bytes)) { buffer, count in
+                count = max(
+                    0, pread(agent.programMemory.raw, buffer.baseAddress!, buffer.count, off_t(Page.address(page))))
+            }
+            if bytes.count != Int(Page.bytes) { throw KernelError("read of a program's page", EIO) }
+            written.append((page, bytes))
+        }
+        return written
+    }
+
+    /// Puts a page that the program has written into memory that is registered.
+    func restore(_ space: AddressSpace, _ page: UInt64, _ bytes: [UInt8]) throws(KernelError) {
+        let copied = bytes.withUnsafeBytes {
+            lego_uffd_copy(space.userfault.raw, Page.address(page), $0.baseAddress!, Page.bytes, 0)
+        }
+        if copied != Int64(Page.bytes) { throw KernelError("UFFDIO_COPY", Int32(clamping: -copied)) }
+        arrive(space, page, writable: true)
     }
 }
 

@@ -50,6 +50,8 @@ extension MonitorCore {
     /// Makes a page of the program's memory resident and writable.
     func bringNow(_ space: AddressSpace, _ page: UInt64) {
         watch(space, page..<page + 1)
+        // The kernel has it, and nobody writes to it.
+        if space.hasMappedFile(at: page) { return }
         let entry = space.table.entry(page)
         if entry.pointee.isGuarded { return }
         if !entry.pointee.isResident {

@@ -4,6 +4,7 @@ enum SystemCall {
     static let close: UInt32 = 3
     static let mmap: UInt32 = 9
     static let mprotect: UInt32 = 10
+    static let pkeyMprotect: UInt32 = 329
     static let munmap: UInt32 = 11
     static let brk: UInt32 = 12
     static let rtSigaction: UInt32 = 13
@@ -103,6 +104,7 @@ enum CloneFlag {
 
 /// mremap(2) flags.
 enum RemapFlag {
+    static let mayMove: UInt64 = 1
     static let fixed: UInt64 = 2
     static let keepsOld: UInt64 = 4
 }

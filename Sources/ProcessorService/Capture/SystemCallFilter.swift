@@ -32,6 +32,8 @@ public enum SystemCallFilter {
         case always
         /// Only private mappings, and those that replace others.
         case mapping
+        /// Only what can be written to then, where the kernel's own mappings of files are.
+        case protection
         /// Only with one of these bits in that argument.
         case flags(argument: UInt32, UInt32)
         /// Only with one of these values in that argument, or in those of its bits.
@@ -51,7 +53,8 @@ public enum SystemCallFilter {
             .values(argument: 1, FutexOperation.trapped, mask: FutexOperation.mask)
         ),
         (SystemCall.mmap, .mapping), (SystemCall.brk, .always), (SystemCall.munmap, .always),
-        (SystemCall.mremap, .always), (SystemCall.madvise, .values(argument: 2, Advice.trapped)),
+        (SystemCall.mremap, .always), (SystemCall.mprotect, .protection), (SystemCall.pkeyMprotect, .protection),
+        (SystemCall.madvise, .values(argument: 2, Advice.trapped)),
         (SystemCall.processMadvise, .values(argument: 3, Advice.trapped)),
         (SystemCall.mlockall, .always), (SystemCall.munlockall, .always),
         (SystemCall.shmat, .flags(argument: 2, UInt32(SHM_REMAP))),
@@ -159,6 +162,18 @@ public enum SystemCallFilter {
             emit(ifEqual, UInt32(F_SETFL), 1, 0)
             emit(answer, allow)
             notifyIf(ifAnyBit, 2, directFlag)
+        case .protection:
+            emit(load, argument(2))
+            emit(ifAnyBit, UInt32(PROT_WRITE), 1, 0)
+            emit(answer, allow)
+            // All ranges are whole multiples of 4 GiB.
+            emit(load, argument(0) + 4)
+            for range in MappedFile.places {
+                emit(ifGreaterOrEqual, UInt32(range.lowerBound >> 32), 0, 2)
+                emit(ifGreaterOrEqual, UInt32(range.upperBound >> 32), 1, 0)
+                emit(answer, notify)
+            }
+            emit(answer, allow)
         case .mapping:
             emit(load, argument(3))
             emit(ifAnyBit, UInt32(MAP_FIXED), 2, 0)

@@ -9,6 +9,8 @@ final class AddressSpace {
         /// In the processor's pid namespace.
         var process: Int32
         var descriptor: Int32
+        /// In the program's; 0: not asked for yet.
+        var innerNumber: Int32 = 0
     }
 
     /// Its place in the monitor's table, and how many had that place before, plus one.
@@ -45,7 +47,11 @@ final class AddressSpace {
     /// Pages in local memory.
     var resident = 0
     /// Pages of regions that are not watched.
-    var unwatched = 0
+    var unwatched: (fresh: Int, ofFiles: Int) = (0, 0)
+    /// Whether there may be files among them that have not been tried to watch.
+    var hasWatchableFiles = false
+    /// Below this address the next file is mapped; 0: none was.
+    var filePlace: UInt64 = 0
     /// Pages that it made and has not given back.
     var charged = 0
     /// The address space that it began as a copy of, while that lives.
@@ -80,6 +86,13 @@ final class AddressSpace {
     var isStuck = false
     /// An injection is under way: no eviction here until it ends.
     var isInjecting = false
+
+    /// Whether a page belongs to the kernel's own mapping of a file.
+    func hasMappedFile(at page: UInt64) -> Bool {
+        if unwatched.ofFiles == 0 { return false }
+        guard let index = regions.index(of: page) else { return false }
+        return regions.regions[index].isMappedFile
+    }
 
     init(slot: Int, generation: UInt32, userfault: consuming Descriptor) {
         self.slot = slot

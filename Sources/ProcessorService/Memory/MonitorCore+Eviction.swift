@@ -20,14 +20,15 @@ extension MonitorCore {
             if held + pages <= limit {
                 if held + pages <= share.granted || cache.reserve(held + pages - share.granted, for: share) {
                     let tight = cache.hasRoom(aheadPages) ? limit : min(limit, share.granted)
-                    if held + pages + aheadPages > tight { evictAhead() }
+                    if held + pages + aheadPages > tight {
+                        // Else what is watched would make room for what is not.
+                        if watchAll() { continue }
+                        evictAhead()
+                    }
                     return true
                 }
             }
-            if unwatchedPages > 0 {
-                watchAll()
-                if unwatchedPages == 0 { continue }
-            }
+            if watchAll() { continue }
             if ahead.evictor.isDone {
                 settleAhead()
             } else if !evictOldest(batchPages, mayForce: mayForce) {

@@ -301,6 +301,11 @@ extension MonitorCore {
             return fillZeros(space, page, entry, message, within: page..<page + 1)
         }
         let region = space.regions.regions[index]
+        if region.isMappedFile {
+            // From before it was mapped.
+            lego_uffd_wake(space.userfault.raw, Page.address(page), Page.bytes)
+            return
+        }
         if let file = region.file {
             return fillFromFile(space, page, entry, message, region, file)
         }

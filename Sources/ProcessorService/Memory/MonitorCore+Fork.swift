@@ -17,7 +17,8 @@ extension MonitorCore {
     func makeRoomForFork(_ space: AddressSpace, thread: Int32) {
         awaitAhead()
         let limit = min(limitPages, share.ceilingPages.load(ordering: .relaxed)) - reservedPages
-        while held + space.resident > limit, space.resident > 0 {
+        if held + space.resident + space.unwatched.ofFiles > limit { watchFiles(space, 0..<Page.count_max) }
+        while held + space.resident + space.unwatched.ofFiles > limit, space.resident > 0 {
             let before = space.resident
             evict(space, batchPages)
             if space.isDead || space.resident >= before { break }
@@ -80,6 +81,8 @@ extension MonitorCore {
         child.isTakenOver = true
         child.forkedFrom = parent
         child.regions = parent.regions
+        child.hasWatchableFiles = parent.hasWatchableFiles
+        child.filePlace = parent.filePlace
         child.breakEnd = parent.breakEnd
         child.systemCallInstruction = parent.systemCallInstruction
         child.isNative = parent.isNative
@@ -98,6 +101,7 @@ extension MonitorCore {
             if region.isWipedOnFork || region.isLeftByFork { forgetPages(child, region.pages) }
             if region.isLeftByFork { child.regions.remove(region.pages) }
         }
+        countUnwatched(child)
         noteResident()
         markIdentity(child)
     }

@@ -28,20 +28,31 @@ extension MonitorCore {
 
     /// The regions of an address space have changed.
     func countUnwatched(_ space: AddressSpace) {
-        let now = space.isDead ? 0 : space.regions.unwatchedPages
-        unwatchedPages += now - space.unwatched
+        let now = space.isDead ? (fresh: 0, ofFiles: 0) : space.regions.unwatchedPages
+        unwatchedPages += now.fresh + now.ofFiles - space.unwatched.fresh - space.unwatched.ofFiles
         space.unwatched = now
     }
 
-    /// Watches everything.
-    func watchAll() {
-        for space in spaces { if let space { watch(space, 0..<Page.count_max) } }
+    /// Watches what can be watched now. Answers whether that was anything.
+    @discardableResult
+    func watchAll() -> Bool {
+        if unwatchedPages == 0 { return false }
+        let before = unwatchedPages
+        // What a fork under way copies shall be what the table says then.
+        let isForking = !forkReserves.isEmpty || !pendingForks.isEmpty
+        for space in spaces {
+            guard let space else { continue }
+            watch(space, 0..<Page.count_max)
+            if !isForking { watchFiles(space, 0..<Page.count_max) }
+        }
+        return unwatchedPages < before
     }
 
-    /// Watches the regions that overlap `pages`, whole.
+    /// Watches the fresh memory that overlaps `pages`, whole regions of it.
     func watch(_ space: AddressSpace, _ pages: Range<UInt64>) {
-        if space.unwatched == 0 { return }
-        for var region in space.regions.regions where region.isUnwatched && region.pages.overlaps(pages) {
+        if space.unwatched.fresh == 0 { return }
+        for var region in space.regions.regions
+        where region.isUnwatched && region.file == nil && region.pages.overlaps(pages) {
             // From here on nothing comes to be there without a fault, so that what is there can be counted.
             let result = lego_uffd_register(
                 space.userfault.raw, Page.address(region.pages.lowerBound), UInt64(region.pages.count) * Page.bytes)

@@ -1,9 +1,22 @@
+import CAgent
 import Kernel
 
 /// A file that private mappings read from. Closed with its last region.
 final class MappedFile {
     let descriptor: Descriptor
     init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+
+    /// Where the kernel maps files by itself (`MonitorCore+MappedFiles.swift`): programs that are linked to fixed
+    /// addresses, others, and what they map. Only here mprotect(2) is trapped, that of memory allocators is elsewhere.
+    /// Addresses, multiples of 4 GiB. The last range lies where programs under ThreadSanitizer may have libraries.
+    static let places: [Range<UInt64>] = [0..<1 << 32, 0x5500_0000_0000..<0x5700_0000_0000, window]
+    static let window: Range<UInt64> = 0x7e80_0000_0000..<LEGO_AGENT_BASE
+
+    static func mayBeMapped(_ pages: Range<UInt64>) -> Bool {
+        places.contains {
+            Page.number($0.lowerBound) <= pages.lowerBound && pages.upperBound <= Page.number($0.upperBound)
+        }
+    }
 }
 
 /// A range of private memory: what the kernel knows as one or more anonymous, private areas.
@@ -18,8 +31,11 @@ struct Region {
     var isWipedOnFork = false
     /// A child of fork finds nothing here (MADV_DONTFORK).
     var isLeftByFork = false
-    /// The kernel fills it by itself (`MonitorCore+Unwatched.swift`).
+    /// The kernel fills it by itself: fresh memory (`MonitorCore+Unwatched.swift`), or a file that it maps
+    /// (`MonitorCore+MappedFiles.swift`).
     var isUnwatched = false
+    /// The kernel's own mapping of a file.
+    var isMappedFile: Bool { isUnwatched && file != nil }
 
     /// Whether `next`, which begins where this ends, continues it.
     func continues(in next: Region) -> Bool {
@@ -50,7 +66,13 @@ struct RegionTable {
     }
 
     /// Pages of the regions that are not watched. O(regions).
-    var unwatchedPages: Int { regions.reduce(0) { $0 + ($1.isUnwatched ? $1.pages.count : 0) } }
+    var unwatchedPages: (fresh: Int, ofFiles: Int) {
+        var (fresh, ofFiles) = (0, 0)
+        for region in regions where region.isUnwatched {
+            if region.file == nil { fresh += region.pages.count } else { ofFiles += region.pages.count }
+        }
+        return (fresh, ofFiles)
+    }
 
     /// The index of the first region that ends beyond `page`.
     private func firstIndex(endingAfter page: UInt64) -> Int {
