@@ -85,7 +85,7 @@ extension MonitorCore {
         if regions.count == mapped.count { space.hasWatchableFiles = false }
         if regions.isEmpty { return }
         awaitAhead(of: space)
-        do {
+        do throws(KernelError) {
             // What takes their place would not be locked.
             if ProcessFiles.statusField(agent.process, "VmLck").map({ !$0.hasPrefix("0 ") }) ?? true {
                 throw KernelError("memory is locked", EAGAIN)
@@ -95,16 +95,26 @@ extension MonitorCore {
             for area in areas where area.isPrivate && area.inode != 0 {
                 let there = Page.range(area.start, area.bytes)
                 for region in regions where region.pages.overlaps(there) {
-                    try watchFile(space, region.clipped(to: there), area, map)
+                    // One that cannot be watched does not keep the others.
+                    do throws(KernelError) {
+                        try watchFile(space, region.clipped(to: there), area, map)
+                    } catch {
+                        if space.agent !== agent { throw error }
+                        noteKept(error)
+                    }
                 }
             }
         } catch {
-            logger.debug("mapped files stay the kernel's", metadata: ["error": "\(error)"])
+            noteKept(error)
             // The next agent may.
             if space.agent == nil { space.hasWatchableFiles = true }
         }
         countUnwatched(space)
         noteResident()
+    }
+
+    private func noteKept(_ error: KernelError) {
+        logger.debug("mapped files stay the kernel's", metadata: ["program": "\(program)", "error": "\(error)"])
     }
 
     /// Puts watched memory in the place of a part of an area. It is made elsewhere, with what the program may have
