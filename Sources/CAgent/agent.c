@@ -2,8 +2,8 @@
 // with the flags in Package.swift; a test looks at the section.
 #define _GNU_SOURCE
 #include "CAgent.h"
-#include <fcntl.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>

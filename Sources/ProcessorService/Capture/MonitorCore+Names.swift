@@ -15,16 +15,9 @@ extension MonitorCore {
     ) -> Int64 {
         let flags = UInt64((flags & ~(MAP_POPULATE | MAP_LOCKED | MAP_ANONYMOUS)) | MAP_NORESERVE)
         if let agent = space.agent, writeName(of: file, to: agent) {
-            let page = agent.calls.page
-            page.pointee.command = LEGO_AGENT_MAP_NAMED.rawValue
-            page.pointee.arguments = (
-                Int64(bitPattern: address), Int64(bitPattern: bytes), Int64(bitPattern: protection),
-                Int64(bitPattern: flags), -1, Int64(bitPattern: offset)
-            )
-            page.pointee.result = -Int64(ESRCH)
-            let isAnswered = command(space, agent, expectsEvents: false) { $0.post() }
-            let result = isAnswered ? page.pointee.result : -Int64(ESRCH)
-            followForks()
+            let result = agentCall(
+                space, SystemCall.mmap, address, bytes, protection, flags, UInt64(bitPattern: -1), offset,
+                as: LEGO_AGENT_MAP_NAMED)
             // Where the node cannot be had, and only then, the memory has no name.
             if ![ENOENT, EACCES, ENXIO, ENOTDIR, ELOOP, EMFILE, ENFILE, ENOTCONN, EIO, EBADF, ENODEV, EPERM].contains(
                 Int32(clamping: -result))

@@ -331,14 +331,15 @@ extension MonitorCore {
         return false
     }
 
-    /// One system call in the program's address space. -ESRCH when the agent is gone.
+    /// One system call in the program's address space, or a command that takes a call's arguments. -ESRCH when the agent
+    /// is gone.
     func agentCall(
         _ space: AddressSpace, _ number: UInt32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0, _ d: UInt64 = 0,
-        _ e: UInt64 = 0, _ f: UInt64 = 0, expectsEvents: Bool = false
+        _ e: UInt64 = 0, _ f: UInt64 = 0, expectsEvents: Bool = false, as kind: lego_agent_command = LEGO_AGENT_CALL
     ) -> Int64 {
         guard let agent = space.agent else { return -Int64(ESRCH) }
         let page = agent.calls.page
-        page.pointee.command = LEGO_AGENT_CALL.rawValue
+        page.pointee.command = kind.rawValue
         page.pointee.number = Int64(number)
         page.pointee.arguments = (
             Int64(bitPattern: a), Int64(bitPattern: b), Int64(bitPattern: c), Int64(bitPattern: d),

@@ -13,24 +13,16 @@ extension MonitorCore {
     func mapFile(_ space: AddressSpace, _ notification: lego_notification) -> Int64? {
         let a = notification.arguments
         guard let place = placeForFile(space, a.0, a.1, Int32(truncatingIfNeeded: a.3)),
-            leavesUnwatched(space, Page.range(0, a.1).count), let agent = space.agent,
+            leavesUnwatched(space, Page.range(0, a.1).count),
             let caller = threads.process(of: notification.thread, in: space.identity),
             let index = space.users.firstIndex(where: { $0.process == caller })
         else { return nil }
         if space.users[index].innerNumber == 0 {
             space.users[index].innerNumber = ProcessFiles.innermostNumber(caller) ?? 0
         }
-        let page = agent.calls.page
-        page.pointee.command = LEGO_AGENT_MAP_FILE.rawValue
-        page.pointee.number = Int64(space.users[index].innerNumber)
-        page.pointee.arguments = (
-            Int64(bitPattern: place), Int64(bitPattern: a.1), Int64(bitPattern: a.2), Int64(bitPattern: a.3),
-            Int64(bitPattern: a.4), Int64(bitPattern: a.5)
-        )
-        page.pointee.result = -Int64(ESRCH)
-        let isAnswered = command(space, agent) { $0.post() }
-        let result = isAnswered ? page.pointee.result : -Int64(ESRCH)
-        followForks()
+        let result = agentCall(
+            space, UInt32(bitPattern: space.users[index].innerNumber), place, a.1, a.2, a.3, a.4, a.5,
+            as: LEGO_AGENT_MAP_FILE)
         // The agent may not have the descriptor, which is good.
         if result == -Int64(EBADF) { return nil }
         if !isError(result), !MappedFile.mayBeMapped(Page.range(UInt64(bitPattern: result), a.1)) {
