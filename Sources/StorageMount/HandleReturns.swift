@@ -13,13 +13,23 @@ import Wire
 final class HandleReturns: Sendable {
     /// How long handles are gathered. As long at most does a file that was removed and closed still take room on the
     /// disk.
-    private static let delay: Duration = .milliseconds(50)
+    static let delay: Duration = .milliseconds(50)
 
     private struct State {
         var batch = ProcessorStorageForget(items: [], files: [])
         /// The session in which the batch's handles were given.
         var session: UInt32 = 0
+        /// Batches that were taken and are not sent yet.
+        var sending = 0
         var isClosed = false
+
+        /// What has been gathered, which the caller sends, or nil.
+        mutating func take() -> ProcessorStorageForget? {
+            if batch.items.isEmpty && batch.files.isEmpty { return nil }
+            defer { batch = ProcessorStorageForget(items: [], files: []) }
+            sending += 1
+            return batch
+        }
     }
 
     private let link: StorageLink
@@ -27,14 +37,21 @@ final class HandleReturns: Sendable {
     private let thread = Mutex<KernelThread?>(nil)
     /// Grows when the first handle of a batch comes in. Waited on with futex(2).
     private nonisolated(unsafe) let arrivals: UnsafeMutablePointer<UInt32>
+    /// Grows when a batch was sent. Waited on with futex(2).
+    private nonisolated(unsafe) let ends: UnsafeMutablePointer<UInt32>
 
     init(link: StorageLink) {
         self.link = link
         arrivals = .allocate(capacity: 1)
         arrivals.initialize(to: 0)
+        ends = .allocate(capacity: 1)
+        ends.initialize(to: 0)
     }
 
-    deinit { arrivals.deallocate() }
+    deinit {
+        arrivals.deallocate()
+        ends.deallocate()
+    }
 
     func start() throws(KernelError) {
         let started = try KernelThread(name: "mount-return") { [self] in run() }
@@ -69,13 +86,12 @@ final class HandleReturns: Sendable {
             if items < StorageLimit.forgotten_max && files < StorageLimit.forgotten_max {
                 return (items + files == 1, nil)
             }
-            defer { state.batch = ProcessorStorageForget(items: [], files: []) }
-            return (false, state.batch)
+            return (false, state.take())
         }
         if let full { send(full, session) }
         if isFirst {
             _ = lego_atomic_add_u32(arrivals, 1)
-            Futex.wake(arrivals)
+            Futex.wake(arrivals, count: .max)
         }
     }
 
@@ -96,17 +112,42 @@ final class HandleReturns: Sendable {
         }
     }
 
-    /// Sends what has been gathered and waits until the component has it.
-    func flush() {
-        let (batch, session) = state.withLock { state in
-            defer { state.batch = ProcessorStorageForget(items: [], files: []) }
-            return (state.batch, state.session)
+    /// Has the component know of all that was given back until now; where that is nothing, of what is next, if it comes
+    /// before the deadline.
+    func flush(orNextUntil deadline: Deadline) {
+        let seen = lego_atomic_load_u32(arrivals)
+        if flush() { return }
+        Futex.wait(arrivals, while: seen, until: deadline)
+        flush()
+    }
+
+    /// Sends what has been gathered, and waits until the component has it and what others are sending. Answers whether
+    /// there was anything.
+    @discardableResult private func flush() -> Bool {
+        let (batch, session, isBusy) = state.withLock { state in
+            let isBusy = state.sending > 0
+            return (state.take(), state.session, isBusy)
         }
-        if !batch.items.isEmpty || !batch.files.isEmpty { send(batch, session) }
+        if let batch { send(batch, session) }
+        if isBusy { waitForOthers(until: .after(StorageMount.patience)) }
+        return batch != nil || isBusy
+    }
+
+    private func waitForOthers(until deadline: Deadline) {
+        while !deadline.hasPassed {
+            let seen = lego_atomic_load_u32(ends)
+            if state.withLock({ $0.sending == 0 }) { return }
+            Futex.wait(ends, while: seen, until: deadline)
+        }
     }
 
     /// What is lost of this costs the storage component memory until the session ends, and nothing else.
     private func send(_ batch: ProcessorStorageForget, _ session: UInt32) {
+        defer {
+            state.withLock { $0.sending -= 1 }
+            _ = lego_atomic_add_u32(ends, 1)
+            Futex.wake(ends, count: .max)
+        }
         guard let current = link.current, current.number == session else { return }
         _ = link.node.call(
             current.peer, StorageFunction.forget, batch, answer: StorageNothing.self,

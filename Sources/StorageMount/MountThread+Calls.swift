@@ -96,7 +96,8 @@ extension MountThread {
             guard depth < 1024, let parent = handle(place.inode.parent, session, depth: depth + 1) else { return nil }
             let bytes = UnsafeRawBufferPointer(start: name.baseAddress!, count: strlen(name.baseAddress!))
             let message = ProcessorStorageName(parent: parent, name: bytes)
-            guard let reply = prepare(StorageFunction.lookUp, message, session), let entry: StorageEntry = decode(reply)
+            guard let reply = prepare(StorageFunction.lookUpOpen, message, session),
+                let entry: StorageEntry = decode(reply)
             else { return nil }
             if place.inode.isSame(entry.attributes),
                 mount.inodes.relocated(number, entry, session: session.number)

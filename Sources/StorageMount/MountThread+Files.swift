@@ -55,8 +55,10 @@ extension MountThread {
 
     func release(_ handle: UInt64) {
         dropBatch(handle)
-        if let file = mount.files.find(handle) { mount.returns.release(file.handle, session: file.session) }
+        let file = mount.files.find(handle)
+        // What was lent is closed before the component hears that nobody has the file open any more.
         mount.files.remove(handle)
+        if let file { mount.returns.release(file.handle, session: file.session) }
     }
 
     func read(

@@ -16,20 +16,37 @@ extension MountThread {
             fuse_reply_err(fuse, ENAMETOOLONG)
             return
         }
-        let reply = perform(StorageFunction.lookUp) { session in
-            guard let directory = handle(parent, session) else { return Int(-ESTALE) }
-            return encode(ProcessorStorageName(parent: directory, name: bytes(name)))
-        }
+        let reply = find(parent, name)
         if reply.error == ENOENT {
             var absent = fuse_entry_param()
             absent.entry_timeout = lookUpTimeout(parent, name, 0, StorageAttributes())
             fuse_reply_entry(fuse, &absent)
             return
         }
-        // The kernel asks again, and the component can let go only of what it does not take for open.
-        if reply.error == ESTALE { mount.returns.flush() }
         answerEntry(fuse, reply, parent, name, isLookUp: true)
     }
+
+    /// Asks the component for a name. What the host has exchanged is found when nobody has the old one open any more. That
+    /// this processor's programs have closed it the kernel says some time after close(2) has returned, and another
+    /// processor gathers what it has to say: so much is waited for.
+    private func find(_ parent: UInt64, _ name: UnsafePointer<CChar>) -> StorageReply {
+        let deadline = Deadline.after(Self.exchangePatience)
+        // To ask once more at once is enough where it was the look-up itself that used a directory.
+        var pause = Duration.zero
+        while true {
+            let isLast = deadline.hasPassed
+            let reply = perform(isLast ? StorageFunction.lookUpOpen : StorageFunction.lookUp) { session in
+                guard let directory = handle(parent, session) else { return Int(-ESTALE) }
+                return encode(ProcessorStorageName(parent: directory, name: bytes(name)))
+            }
+            if reply.error != EBUSY || isLast { return reply }
+            mount.returns.flush(orNextUntil: min(deadline, .after(pause)))
+            pause = Self.exchangePause
+        }
+    }
+
+    private static let exchangePatience = HandleReturns.delay + .milliseconds(10)
+    private static let exchangePause: Duration = .milliseconds(10)
 
     /// How long the kernel may use the answer to a look-up, in seconds.
     private func lookUpTimeout(

@@ -111,7 +111,8 @@ extension StorageService {
         node.register(StorageFunction.ping, requestBytes_max: small, responseBytes_max: small, on: .poller) { _, _, _ in
             CallResult(status: .ok)
         }
-        offer(StorageFunction.lookUp, small, small, .reads) { $0.lookUp($1) }
+        offer(StorageFunction.lookUp, small, small, .reads) { $0.lookUp($1, .mayBeBusy) }
+        offer(StorageFunction.lookUpOpen, small, small, .reads) { $0.lookUp($1, .open) }
         offer(StorageFunction.review, 20 << 10, 8 << 10, .reads) { $0.review($1) }
         offer(StorageFunction.forget, 16 << 10, small, .reads) { $0.forget($1) }
         offer(StorageFunction.getAttributes, small, small, .reads) { $0.getAttributes($1) }

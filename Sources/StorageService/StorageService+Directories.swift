@@ -44,8 +44,8 @@ extension StorageService {
             name: name)
         var status = lego_file_status()
         // "." and ".." are the client's own business: it knows both nodes.
-        let found = StorageCall.isName(name) ? find(call, file.descriptor, raw.name, &status) : -ESTALE
-        if found == -ESTALE {
+        let found = StorageCall.isName(name) ? find(call, file.descriptor, raw.name, &status, .mayBeBusy) : -EBUSY
+        if found == -EBUSY || found == -ESTALE {
             // Nor is more said of what is being renewed: who asks for it by name finds it.
             result.entry = isEntryWanted ? StorageEntry(node: 0, attributes: StorageAttributes()) : nil
             result.encode(into: &writer)

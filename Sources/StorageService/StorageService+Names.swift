@@ -6,10 +6,11 @@ import Wire
 // Handlers: names. On workers. Every name is one component that is looked up in a directory that is open: nothing
 // outside the tree can be reached.
 extension StorageService {
-    func lookUp(_ call: StorageCall) -> CallResult {
+    func lookUp(_ call: StorageCall, _ exchanged: Exchanged) -> CallResult {
         guard let message = ProcessorStorageName(decoding: call.request) else { return call.malformed }
+        renewOwed(call)
         return call.withName(message.name) { name in
-            call.withDirectory(message.parent) { answerEntry(call, $0, name) }
+            call.withDirectory(message.parent) { answerEntry(call, $0, name, exchanged) }
         }
     }
 
@@ -40,18 +41,20 @@ extension StorageService {
 
     /// The entry of a name, with a reference counted; or why there is none.
     private func entry(
-        _ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>
+        _ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>, _ exchanged: Exchanged
     ) -> (error: Int32, entry: StorageEntry?) {
         var status = lego_file_status()
-        let result = find(call, parent.descriptor, name, &status)
+        let result = find(call, parent.descriptor, name, &status, exchanged)
         if result < 0 { return (result, nil) }
         if call.tree.isHidden(status) { return (-ENOENT, nil) }
         guard let node = call.client.remember(parent: parent.node, name: name, status) else { return (-ENFILE, nil) }
         return (0, StorageEntry(node: node, attributes: call.attributes(status)))
     }
 
-    private func answerEntry(_ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>) -> CallResult {
-        let (error, entry) = entry(call, parent, name)
+    private func answerEntry(
+        _ call: StorageCall, _ parent: NodeUse, _ name: UnsafePointer<CChar>, _ exchanged: Exchanged = .open
+    ) -> CallResult {
+        let (error, entry) = entry(call, parent, name, exchanged)
         guard let entry else { return call.fail(error) }
         return call.answer(entry)
     }

@@ -2,17 +2,29 @@ import CLinux
 import Glibc
 import Kernel
 
+/// What becomes of a name whose file the host has exchanged while somebody has it open.
+enum Exchanged {
+    /// EBUSY: whoever asks lets go of what he has closed, and asks again.
+    case mayBeBusy
+    /// The file that is open is found.
+    case open
+}
+
 /// Renewals of the overlays that did not help, because what they were to renew is in use.
 struct OverlayRenewals {
-    /// One that did not help at once shall be made before the next name is looked up.
+    private struct Failure {
+        var change: OverlayChange
+        var until: Deadline
+        /// Its name is taken as the overlay has it.
+        var isGivenUp: Bool
+    }
+    private var failures: [Failure] = []
     private var isOwed = false
-    /// Changes for which it did not help lately, and until when their names are taken as the overlay has them: the client
-    /// asks once more, and then shall get an answer.
-    private var failures: [(change: OverlayChange, until: Deadline)] = []
     /// What is held for long is not tried again for each name: so many at a time.
     private static let failures_max = 32
     private static let pause: Duration = .milliseconds(100)
 
+    /// Whether one that did not help shall be made once more, at a moment when no directory is in use.
     mutating func takeOwed() -> Bool {
         defer { isOwed = false }
         return isOwed
@@ -20,33 +32,46 @@ struct OverlayRenewals {
 
     mutating func mayHelp(_ change: OverlayChange) -> Bool {
         failures.removeAll { $0.until.hasPassed }
-        return failures.count < Self.failures_max && !failures.contains { $0.change == change }
+        guard let known = failures.first(where: { $0.change == change }) else {
+            return failures.count < Self.failures_max
+        }
+        return !known.isGivenUp
     }
 
-    mutating func failed(_ change: OverlayChange) {
-        failures.append((change, .after(Self.pause)))
+    mutating func failed(_ change: OverlayChange, isGivenUp: Bool) {
         isOwed = true
+        let failure = Failure(change: change, until: .after(Self.pause), isGivenUp: isGivenUp)
+        if let index = failures.firstIndex(where: { $0.change == change }) {
+            failures[index] = failure
+        } else {
+            failures.append(failure)
+        }
     }
 }
 
 // Names, as the tree has them and the host below it. On workers.
 extension StorageService {
-    /// The status of a name in a directory: 0, or a negative error number. ESTALE, now and then, where the host has
-    /// exchanged what is in use: the client then gives back what it has closed, its kernel walks the whole path again
-    /// (path_openat, fs/namei.c), and if nobody holds it any more, it finds the new one. Else it finds the old one.
+    /// Before a name is looked up that was answered EBUSY: a directory that the host has made anew is in use while a name is
+    /// looked up in it, and goes on to be the old one.
+    func renewOwed(_ call: StorageCall) {
+        guard let overlays = call.tree.overlays, renewals.withLock({ $0.takeOwed() }) else { return }
+        renew(overlays)
+    }
+
+    /// The status of a name in a directory: 0, or a negative error number.
     func find(
-        _ call: StorageCall, _ parent: Int32, _ name: UnsafePointer<CChar>, _ status: inout lego_file_status
+        _ call: StorageCall, _ parent: Int32, _ name: UnsafePointer<CChar>, _ status: inout lego_file_status,
+        _ exchanged: Exchanged
     ) -> Int32 {
-        guard let overlays = call.tree.overlays else { return lego_file_status(parent, name, &status) }
-        if renewals.withLock({ $0.takeOwed() }) { renew(overlays) }
         var result = lego_file_status(parent, name, &status)
-        guard let change = overlays.change(parent, name, result, status) else { return result }
-        if !renewals.withLock({ $0.mayHelp(change) }) { return result }
+        guard let overlays = call.tree.overlays, let change = overlays.change(parent, name, result, status),
+            renewals.withLock({ $0.mayHelp(change) })
+        else { return result }
         renew(overlays)
         result = lego_file_status(parent, name, &status)
         guard let rest = overlays.change(parent, name, result, status) else { return result }
-        renewals.withLock { $0.failed(rest) }
-        return -ESTALE
+        renewals.withLock { $0.failed(rest, isGivenUp: exchanged == .open) }
+        return exchanged == .open ? result : -EBUSY
     }
 
     /// The same without anything being done about it: ESTALE where the host has changed what the overlay knows.

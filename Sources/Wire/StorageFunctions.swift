@@ -4,7 +4,10 @@ public enum StorageFunction {
     public static let attach = FunctionID(rawValue: 0x0501)
     /// Answered at once, whatever the disks do: both messages are `StorageNothing`.
     public static let ping = FunctionID(rawValue: 0x0524)
+    /// EBUSY where the host has exchanged what somebody has open, or had a moment ago: what is gets seen when he has closed it.
     public static let lookUp = FunctionID(rawValue: 0x0502)
+    /// The same by whoever does not wait any more: what somebody has open is found as it was.
+    public static let lookUpOpen = FunctionID(rawValue: 0x0527)
     /// What many names lead to at present, without a reference counted: a `ProcessorStorageNames` is answered by a
     /// `StorageProcessorStates`.
     public static let review = FunctionID(rawValue: 0x0526)
@@ -39,7 +42,7 @@ public enum StorageFunction {
 /// Sizes on which a storage component and its clients agree, in bytes or entries.
 public enum StorageLimit {
     /// Grows with every incompatible change of the messages; `attach` refuses another one.
-    public static let version: UInt32 = 2
+    public static let version: UInt32 = 3
     /// NAME_MAX.
     public static let name_max = 255
     /// PATH_MAX without its terminator: the target of a symbolic link.

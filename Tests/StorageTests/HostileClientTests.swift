@@ -10,53 +10,8 @@ import Wire
 extension StorageTests {
     /// A peer that speaks the protocol and means harm.
     @Suite struct HostileClientTests {
-        private struct Client: Sendable {
-            let node: RackNode
-            let peer: LitePeer
-            let root: UInt64
-
-            func call(_ function: FunctionID, _ message: some WireMessage) -> (status: Status, bytes: [UInt8]) {
-                var request = [UInt8](repeating: 0, count: StorageLimit.requestBytes_max)
-                let count = request.withUnsafeMutableBytes { message.encode(into: $0) } ?? 0
-                return call(function, Array(request[..<count]))
-            }
-
-            func call(_ function: FunctionID, _ bytes: [UInt8]) -> (status: Status, bytes: [UInt8]) {
-                var response = [UInt8](repeating: 0, count: 64 << 10)
-                let result = bytes.withUnsafeBytes { request in
-                    response.withUnsafeMutableBytes { response in
-                        node.call(
-                            peer, function, request: request, response: response, until: .after(.seconds(20)))
-                    }
-                }
-                return (result.status, Array(response[..<result.count]))
-            }
-
-            func name<Result>(_ text: String, _ body: (UnsafeRawBufferPointer) -> Result) -> Result {
-                var text = text
-                return text.withUTF8 { body(UnsafeRawBufferPointer($0)) }
-            }
-
-            func lookUp(_ parent: UInt64, _ text: String) -> Status {
-                name(text) { call(StorageFunction.lookUp, ProcessorStorageName(parent: parent, name: $0)).status }
-            }
-
-            func find(_ parent: UInt64, _ text: String) -> StorageEntry? {
-                let bytes = name(text) {
-                    call(StorageFunction.lookUp, ProcessorStorageName(parent: parent, name: $0)).bytes
-                }
-                return bytes.withUnsafeBytes { StorageEntry(decoding: $0) }
-            }
-
-            func open(_ node: UInt64, _ flags: Int32) -> UInt64? {
-                let message = ProcessorStorageOpen(node: node, flags: UInt32(bitPattern: flags))
-                let bytes = call(StorageFunction.open, message).bytes
-                return bytes.withUnsafeBytes { StorageProcessorOpened(decoding: $0)?.file }
-            }
-        }
-
         private func withClient(
-            _ body: @escaping @Sendable (Client, TestStorage, _ export: String) throws -> Void
+            _ body: @escaping @Sendable (BareClient, TestStorage, _ export: String) throws -> Void
         ) async throws {
             let directory = try TemporaryDirectory()
             let export = directory.make("export")
@@ -66,22 +21,16 @@ extension StorageTests {
             try await withPrivateMounts {
                 let storage = try TestStorage(StorageConfiguration(export: .directory(export)))
                 defer { storage.close() }
-                let lite = LiteConfiguration(
-                    name: "hostile", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 1 << 20)
-                let node = try RackNode(device: RackDevice(), configuration: lite)
-                defer { node.close() }
-                try node.start()
-                let peer = try node.connect(to: storage.node.address, until: .after(.seconds(10)))
+                var client = try BareClient(storage)
+                defer { client.close() }
                 // Before it has attached, nothing is answered.
-                let stranger = Client(node: node, peer: peer, root: 0)
+                let stranger = client
                 try check(stranger.lookUp(1, "a") == .system(ESTALE), "before attach")
                 try check(
                     stranger.call(StorageFunction.attach, ProcessorStorageAttach(version: 99)).status
                         == .system(EPROTO), "version")
-                let bytes = stranger.call(StorageFunction.attach, ProcessorStorageAttach()).bytes
-                let root = bytes.withUnsafeBytes { StorageEntry(decoding: $0) }
-                try check(root != nil, "attach")
-                try body(Client(node: node, peer: peer, root: root?.node ?? 0), storage, export)
+                try check(client.attach(), "attach")
+                try body(client, storage, export)
             }
         }
 

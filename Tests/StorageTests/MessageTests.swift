@@ -68,7 +68,7 @@ extension StorageTests {
         }
 
         @Test func requestsWithoutNames() {
-            expect(ProcessorStorageAttach(), "02000000")
+            expect(ProcessorStorageAttach(), "03000000")
             expect(ProcessorStorageNode(node: 7), "0700000000000000")
             expect(ProcessorStorageOpen(node: 7, flags: 0x401, clearsSetID: true), "07000000000000000104000001")
             expect(ProcessorStorageFile(file: 7, dataOnly: true), "070000000000000001")

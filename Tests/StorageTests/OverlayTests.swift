@@ -1,5 +1,6 @@
 import Glibc
 import StorageMount
+import Wire
 import Testing
 
 @testable import StorageService
@@ -141,9 +142,40 @@ extension StorageTests {
                 rename(lower + "/other", lower + "/file")
                 var bytes = [UInt8](repeating: 0, count: 3)
                 try check(read(held, &bytes, 3) == 3 && String(decoding: bytes, as: UTF8.self) == "one", "what is open")
+                try check(contents(mountPoint + "/file") == "one", "what others find meanwhile")
                 close(held)
                 try check(
                     eventually(within: .seconds(20)) { contents(mountPoint + "/file") == "two" }, "after it was closed")
+            }
+        }
+
+        /// What the component says of such a file, until whoever has it open gives it back.
+        @Test func whatIsOpenIsBusy() async throws {
+            let directory = try TemporaryDirectory()
+            let lower = directory.make("lower")
+            put(lower + "/file", "one")
+            let configuration = StorageConfiguration(
+                export: .overlay(lower: lower, stateDirectory: directory.make("state")))
+            try await withPrivateMounts {
+                let storage = try TestStorage(configuration)
+                defer { storage.close() }
+                var client = try BareClient(storage)
+                defer { client.close() }
+                try check(client.attach(), "attach")
+                guard let old = client.find(client.root, "file"), let file = client.open(old.node, O_RDONLY) else {
+                    throw CheckFailure(description: "open")
+                }
+                put(lower + "/other", "another")
+                rename(lower + "/other", lower + "/file")
+                // As often as it is asked for, until somebody takes it as it is; for a moment it then is so for all.
+                for _ in 0..<3 { try check(client.lookUp(client.root, "file") == .system(EBUSY), "while it is open") }
+                let found = client.find(client.root, "file", StorageFunction.lookUpOpen)
+                try check(found?.node == old.node, "the old one: \(String(describing: found))")
+                let references = [ProcessorStorageForget.Item(node: old.node, references: 2)]
+                let back = ProcessorStorageForget(items: references, files: [file])
+                try check(client.call(StorageFunction.forget, back).status.isOK, "giving back")
+                try check(
+                    eventually { client.find(client.root, "file")?.attributes.size == 7 }, "after it was closed")
             }
         }
 

@@ -122,7 +122,7 @@ public struct ProcessorStorageNode: WireMessage, Equatable {
     }
 }
 
-/// An entry of a directory: `lookUp` (answered by `StorageEntry`), `unlink` and `removeDirectory` (answered by
+/// An entry of a directory: `lookUp` and `lookUpOpen` (answered by `StorageEntry`), `unlink` and `removeDirectory` (answered by
 /// `StorageProcessorCount`: the inode number of what the name led to).
 public struct ProcessorStorageName: WireMessage, @unchecked Sendable {
     public var parent: UInt64
