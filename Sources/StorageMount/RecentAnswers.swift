@@ -9,8 +9,8 @@ import Synchronization
 /// use for longer, `WatchedNames` looks at.
 ///
 /// Any thread. Lock order: `turn`, then `state` or `KernelNotices`', which are leaves. A note is a copy of the name and no system
-/// call; what does not fit is not cached. An answer that is on its way to the kernel while it is told to ask again may
-/// still count for a second.
+/// call; what does not fit is not cached. An answer that is on its way to the kernel while it is told to ask again counts
+/// until it is told so the next time, or for a second.
 final class RecentAnswers: Sendable {
     /// Its name belongs to whoever has it.
     private struct Answer: @unchecked Sendable {
@@ -22,6 +22,8 @@ final class RecentAnswers: Sendable {
         var name: UnsafeMutablePointer<CChar>?
         /// The kernel counts from when it has the answer, a little later than this.
         var ends = Deadline.after(.seconds(StorageMount.attributeTimeout) + .milliseconds(100))
+        /// The kernel was told once to ask again, perhaps before it had the answer.
+        var isCalledBack = false
     }
 
     private struct State: ~Copyable {
@@ -39,6 +41,14 @@ final class RecentAnswers: Sendable {
             return answers[first]
         }
 
+        /// Answers whether there was room.
+        mutating func push(_ answer: Answer) -> Bool {
+            if count == RecentAnswers.capacity { return false }
+            (answers + (first + count) % RecentAnswers.capacity).initialize(to: answer)
+            count += 1
+            return true
+        }
+
         /// Drops what the kernel does not take for granted any more.
         mutating func trim() {
             while count > 0, answers[first].ends.hasPassed { free(pop()?.name) }
@@ -50,7 +60,7 @@ final class RecentAnswers: Sendable {
         }
     }
 
-    /// Answers that are cached at a time. Each costs some 2 µs when a program starts.
+    /// Answers that are cached at a time. Each costs some 2 µs when a program starts, and once more with the next start.
     private static let capacity = 4096
 
     private let notices: KernelNotices
@@ -71,10 +81,7 @@ final class RecentAnswers: Sendable {
     private func note(_ answer: Answer) -> Double {
         let isNoted = state.withLock { state -> Bool in
             state.trim()
-            if state.count == Self.capacity { return false }
-            (state.answers + (state.first + state.count) % Self.capacity).initialize(to: answer)
-            state.count += 1
-            return true
+            return state.push(answer)
         }
         if !isNoted { free(answer.name) }
         return isNoted ? StorageMount.attributeTimeout : 0
@@ -85,11 +92,18 @@ final class RecentAnswers: Sendable {
     func expire() {
         turn.withLock { _ in
             guard let writer = notices.open() else { return }
-            for _ in 0..<Self.capacity {
+            for _ in 0..<state.withLock({ $0.count }) {
                 guard let answer = state.withLock({ $0.pop() }) else { return }
                 writer.expire(parent: answer.parent, name: answer.name, inode: answer.inode)
-                free(answer.name)
+                if !keepOnce(answer) { free(answer.name) }
             }
         }
+    }
+
+    private func keepOnce(_ answer: Answer) -> Bool {
+        if answer.isCalledBack || answer.ends.hasPassed { return false }
+        var answer = answer
+        answer.isCalledBack = true
+        return state.withLock { $0.push(answer) }
     }
 }

@@ -10,9 +10,10 @@ import Wire
 /// has the kernel ask again where something has changed. So do `review` and with it the start of a program.
 ///
 /// An answer may be on its way to the kernel while what it says changes: a notice that overtakes it would be lost, so that it
-/// is given once more by the next look.
+/// is given once more by the next look. That one may overtake an answer too, but of a name that is watched again by then.
 ///
-/// Any thread; one leaf lock, which is never held over a call.
+/// Any thread. Lock order: `turn`, which is held while the component is asked and the kernel is told, then `table` or
+/// `overtaken` or `KernelNotices`', which are leaves.
 final class WatchedNames: Sendable {
     /// How long the kernel may use what is watched. In seconds.
     static let timeout = 300.0
@@ -25,7 +26,9 @@ final class WatchedNames: Sendable {
     private let inodes: InodeTable
     private let notices: KernelNotices
     private let table = Mutex(WatchedTable())
-    /// Notices to be given once more. Guarded by its own lock, a leaf.
+    /// Held by whoever looks at all names.
+    private let turn = Mutex<Void>(())
+    /// Notices to be given once more.
     private let overtaken = Mutex<[WatchedTable.Told]>([])
     private let thread = Mutex<KernelThread?>(nil)
     private let isStopping = Atomic<Bool>(false)
@@ -82,13 +85,16 @@ final class WatchedNames: Sendable {
     }
 
     /// Looks at all names. What has changed until now the kernel asks for again from then on. Any thread but the mount's
-    /// own; waits for the component, up to a second.
-    func review() {
+    /// own; waits for the component, up to a second. Who comes while another is at it waits for him: what he has found
+    /// changed is not watched any more, and the kernel may not know yet.
+    func review() { turn.withLock { _ in reviewAll() } }
+
+    private func reviewAll() {
         let again = overtaken.withLock { list in
             defer { list = [] }
             return list
         }
-        withdraw(again, isLast: true)
+        tell(again)
         var slot = 0
         var isAnswered = true
         let deadline = Deadline.after(Self.patience)
@@ -99,7 +105,7 @@ final class WatchedNames: Sendable {
             for (index, told) in batch.enumerated() where states == nil || !told.matches(states![index]) {
                 changed.append(told)
             }
-            withdraw(changed, isLast: false)
+            withdraw(changed)
         }
     }
 
@@ -116,13 +122,17 @@ final class WatchedNames: Sendable {
         return answer.states
     }
 
-    private func withdraw(_ list: [WatchedTable.Told], isLast: Bool) {
+    private func withdraw(_ list: [WatchedTable.Told]) {
         if list.isEmpty { return }
         table.withLock { table in
             for told in list { table.stopWatching(told) }
         }
-        if !isLast { overtaken.withLock { $0 += list } }
-        guard let writer = notices.open() else { return }
+        overtaken.withLock { $0 += list }
+        tell(list)
+    }
+
+    private func tell(_ list: [WatchedTable.Told]) {
+        guard !list.isEmpty, let writer = notices.open() else { return }
         for told in list {
             told.withKey { key in
                 writer.expire(parent: key.parent, name: told.name.isEmpty ? nil : key.name, inode: told.inode)

@@ -99,7 +99,8 @@ extension StorageTests {
                 let before = processor.mount.requestCount.load(ordering: .relaxed)
                 try check(Self.look(mountPoint) == Self.look(export), "what the mount shows")
                 let again = processor.mount.requestCount.load(ordering: .relaxed) - before
-                try check(again > 0 && again <= 2, "\(again) requests after one change")
+                // The file's, its directory's attributes, and both once more where the thread has found the change first.
+                try check(again > 0 && again <= 4, "\(again) requests after one change")
             }
         }
 
