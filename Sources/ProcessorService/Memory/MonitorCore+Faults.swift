@@ -279,7 +279,7 @@ extension MonitorCore {
     }
 
     /// Says where a stream's next fault will be: beyond what is brought now and what is there already.
-    private func expectNext(
+    func expectNext(
         _ space: AddressSpace, _ prediction: StreamDetector.Prediction, first: UInt64, count: Int
     ) {
         var next = prediction.isDown ? first &- 1 : first + UInt64(count)

@@ -5,23 +5,16 @@ import Kernel
 /// Faults on private mappings of files.
 extension MonitorCore {
     /// A page of a private file mapping: read through the kernel's page cache, with those neighbours of the same 64 KiB
-    /// that never were here. One that had left comes back alone: code that is used again and again is to stay, without
-    /// what lies around it.
+    /// that never were here, and with more of what follows where a stream is seen. One that had left comes back alone
+    /// otherwise: code that is used again and again is to stay, without what lies around it.
     func fillFromFile(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message,
         _ region: Region, _ file: MappedFile
     ) {
         var first = page
         var count = 1
-        if message.is_write == 0 && entry.pointee.departure == 0 {
-            let low = max(region.pages.lowerBound, page & ~15)
-            let high = min(region.pages.upperBound, page | 15 + 1)
-            while first > low, entry[Int(first) - 1 - Int(page)].isNew { first -= 1 }
-            count = Int(page - first) + 1
-            while first + UInt64(count) < high, count < windowPages, entry[Int(first) + count - Int(page)].isNew {
-                count += 1
-            }
-            if Int(page - first) >= count { (first, count) = (page, 1) }
+        if message.is_write == 0 {
+            (first, count) = fileWindow(space, page, entry, within: region.pages)
         }
         if !makeRoom(count) && count > 1 { (first, count) = (page, 1) }
         if space.isDead { return }
@@ -38,6 +31,41 @@ extension MonitorCore {
         }
         copyIn(
             space, first, present, store.readBuffer, message, writable: message.is_write != 0, isAlone: present == 1)
+    }
+
+    /// What comes with a page that is read. A stream's window doubles with each of its faults, in pages that were here
+    /// before and in blocks of 64 KiB of others.
+    private func fileWindow(
+        _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, within pages: Range<UInt64>
+    ) -> (first: UInt64, count: Int) {
+        let prediction = space.streams.predict(page)
+        if prediction.window > 1 && !prediction.isDown {
+            let window = entry.pointee.departure == 0 ? prediction.window * 16 : prediction.window
+            let left = min(512 - page & 511, pages.upperBound - page)
+            let room = min(window, windowPages, Int(left))
+            var count = 1
+            while count < room, entry[count].isUntouched { count += 1 }
+            expectNext(space, prediction, first: page, count: count)
+            return (page, count)
+        }
+        let (first, count) = entry.pointee.departure == 0 ? fileBlock(page, entry, within: pages) : (page, 1)
+        space.streams.restart(first + UInt64(count) - 1)
+        return (first, count)
+    }
+
+    /// A page with those neighbours of the same 64 KiB that never were here.
+    private func fileBlock(
+        _ page: UInt64, _ entry: PageTable.EntryPointer, within pages: Range<UInt64>
+    ) -> (first: UInt64, count: Int) {
+        let low = max(pages.lowerBound, page & ~15)
+        let high = min(pages.upperBound, page | 15 + 1)
+        var first = page
+        while first > low, entry[Int(first) - 1 - Int(page)].isNew { first -= 1 }
+        var count = Int(page - first) + 1
+        while first + UInt64(count) < high, count < windowPages, entry[Int(first) + count - Int(page)].isNew {
+            count += 1
+        }
+        return Int(page - first) < count ? (first, count) : (page, 1)
     }
 
     /// Reads up to `count` pages of a file into the read buffer, padded with zeros; answers the bytes that there were.
