@@ -85,8 +85,8 @@ final class WatchedNames: Sendable {
     }
 
     /// Looks at all names. What has changed until now the kernel asks for again from then on. Any thread but the mount's
-    /// own; waits for the component, up to a second. Who comes while another is at it waits for him: what he has found
-    /// changed is not watched any more, and the kernel may not know yet.
+    /// own; waits for the component, up to a second. Who comes while another is at it waits for him first: what he has
+    /// found changed is not watched any more, and the kernel may not know yet.
     func review() { turn.withLock { _ in reviewAll() } }
 
     private func reviewAll() {
