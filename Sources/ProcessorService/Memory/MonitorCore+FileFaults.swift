@@ -33,14 +33,14 @@ extension MonitorCore {
             space, first, present, store.readBuffer, message, writable: message.is_write != 0, isAlone: present == 1)
     }
 
-    /// What comes with a page that is read. A stream's window doubles with each of its faults, in pages that were here
-    /// before and in blocks of 64 KiB of others.
+    /// What comes with a page that is read. A stream's window doubles with each of its faults, and counts when it has grown:
+    /// program text is read in short runs, and more of it would push out what is used.
     private func fileWindow(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, within pages: Range<UInt64>
     ) -> (first: UInt64, count: Int) {
         let prediction = space.streams.predict(page)
-        if prediction.window > 1 && !prediction.isDown {
-            let window = entry.pointee.departure == 0 ? prediction.window * 16 : prediction.window
+        if prediction.window >= 8 && !prediction.isDown {
+            let window = entry.pointee.departure == 0 ? prediction.window * 4 : prediction.window
             let left = min(512 - page & 511, pages.upperBound - page)
             let room = min(window, windowPages, Int(left))
             var count = 1
@@ -49,7 +49,11 @@ extension MonitorCore {
             return (page, count)
         }
         let (first, count) = entry.pointee.departure == 0 ? fileBlock(page, entry, within: pages) : (page, 1)
-        space.streams.restart(first + UInt64(count) - 1)
+        if prediction.window > 1 && !prediction.isDown {
+            expectNext(space, prediction, first: first, count: count)
+        } else {
+            space.streams.restart(first + UInt64(count) - 1)
+        }
         return (first, count)
     }
 
