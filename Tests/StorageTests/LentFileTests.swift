@@ -1,8 +1,8 @@
 import Glibc
-import StorageMount
 import Testing
 import Wire
 
+@testable import StorageMount
 @testable import StorageService
 
 extension StorageTests {
@@ -105,6 +105,8 @@ extension StorageTests {
                 let mount = processor.mount
                 processor.useNone()
                 storage.close()
+                // Until the loss is seen, a write goes where the file lies.
+                try check(eventually { mount.link.current?.peer.isConnected != true }, "still connected")
                 let bytes = Self.pattern(1, 10)
                 try check(pwrite(file, bytes, bytes.count, 50_000) < 0 && errno == EIO, "written without a component")
                 let second = try TestStorage(StorageConfiguration(export: .directory(export)))
