@@ -1,7 +1,7 @@
 import Glibc
 import StorageMount
-import Wire
 import Testing
+import Wire
 
 @testable import StorageService
 

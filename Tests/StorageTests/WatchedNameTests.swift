@@ -93,14 +93,19 @@ extension StorageTests {
             try await Self.withMount(overlay: overlay) { processor, _, mountPoint, export in
                 let requests = Self.watchAll(processor, mountPoint)
                 try check(requests == 0, "\(requests) requests")
-                // It goes on so for those that stay as they are.
-                chmod(export + "/d/file", 0o640)
-                processor.mount.refresh()
-                let before = processor.mount.requestCount.load(ordering: .relaxed)
-                try check(Self.look(mountPoint) == Self.look(export), "what the mount shows")
-                let again = processor.mount.requestCount.load(ordering: .relaxed) - before
-                // The file's, its directory's attributes, and both once more where the thread has found the change first.
-                try check(again > 0 && again <= 4, "\(again) requests after one change")
+                // It goes on so for those that stay as they are. Where the mount's thread finds the change first, the notice
+                // that it gives and the one that is given again cost twice: it does so every 900 ms, and not each time.
+                var counts: [Int] = []
+                for round in 0..<5 where counts.last.map({ $0 > 2 }) ?? true {
+                    _ = Self.watchAll(processor, mountPoint)
+                    chmod(export + "/d/file", round % 2 == 0 ? 0o640 : 0o600)
+                    processor.mount.refresh()
+                    let before = processor.mount.requestCount.load(ordering: .relaxed)
+                    try check(Self.look(mountPoint) == Self.look(export), "what the mount shows")
+                    counts.append(processor.mount.requestCount.load(ordering: .relaxed) - before)
+                    try check(counts.last! > 0, "no request after a change")
+                }
+                try check(counts.last! <= 2, "\(counts) requests after one change")
             }
         }
 

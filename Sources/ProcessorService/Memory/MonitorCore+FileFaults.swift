@@ -39,17 +39,18 @@ extension MonitorCore {
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, within pages: Range<UInt64>
     ) -> (first: UInt64, count: Int) {
         let prediction = space.streams.predict(page)
-        if prediction.window >= 8 && !prediction.isDown {
-            let window = entry.pointee.departure == 0 ? prediction.window * 4 : prediction.window
+        let isNew = entry.pointee.departure == 0
+        let isExpected = prediction.window > 1 && !prediction.isDown
+        var (first, count) = (page, 1)
+        if isExpected && prediction.window >= 8 {
+            let window = isNew ? prediction.window * 4 : prediction.window
             let left = min(512 - page & 511, pages.upperBound - page)
             let room = min(window, windowPages, Int(left))
-            var count = 1
             while count < room, entry[count].isUntouched { count += 1 }
-            expectNext(space, prediction, first: page, count: count)
-            return (page, count)
+        } else if isNew {
+            (first, count) = fileBlock(page, entry, within: pages)
         }
-        let (first, count) = entry.pointee.departure == 0 ? fileBlock(page, entry, within: pages) : (page, 1)
-        if prediction.window > 1 && !prediction.isDown {
+        if isExpected {
             expectNext(space, prediction, first: first, count: count)
         } else {
             space.streams.restart(first + UInt64(count) - 1)

@@ -1,4 +1,4 @@
-// Reads a file that it maps so that it could write to it, from one end to the other, twice. The first argument is a file to make.
+// Reads a file that it maps so that it could write to it, from one end to the other. The first argument is a file to make.
 #include "check.h"
 #include <fcntl.h>
 
