@@ -58,6 +58,9 @@ final class NativeEngine: MemoryEngine {
 /// tree.
 final class ProgramHarness {
     static let token: [UInt8] = Array(1...16)
+    /// Descriptors of the sandbox that waits for the next program, which is built at any time after the first one: its
+    /// guardian's process and its two sockets.
+    static let waitingSandboxDescriptors = 3
 
     final class Manager: Sendable {
         let reports = Mutex<[ProcessorManagerReport]>([])
