@@ -135,7 +135,7 @@ import Testing
     /// A frame that is nearly right: each field is right or wrong by chance.
     private static func frame(_ sequence: UInt32, _ region: SoftRegion, _ generator: inout SeededGenerator) -> [UInt8] {
         let kinds: [StreamFrame.Kind] = [
-            .send, .write, .writeImmediate, .read, .fetchAdd, .compareSwap, .acknowledge, .readPiece, .lastReadPiece,
+            .send, .write, .writeImmediate, .read, .fetchAdd, .compareSwap, .refusal, .readPiece, .lastReadPiece,
             .atomicResult, .credit,
         ]
         var frame = StreamFrame(kinds.randomElement(using: &generator) ?? .send)
@@ -146,6 +146,7 @@ import Testing
         frame.key = region.remoteKey ^ (1 << UInt32.random(in: 12..<32, using: &generator))
         frame.address = region.remoteAddress &+ UInt64.random(in: 0...1, using: &generator) &* 0xffff_ffff
         frame.posted = .random(in: 0...(.max), using: &generator)
+        frame.acknowledged = [0, 1, sequence, .max].randomElement(using: &generator) ?? 0
         var bytes = [UInt8](repeating: 0, count: StreamFrame.encodedSize)
         bytes.withUnsafeMutableBytes { frame.encode(to: $0.baseAddress!) }
         if UInt8.random(in: 0..<8, using: &generator) == 0 { bytes[0] = .random(in: 0...255, using: &generator) }

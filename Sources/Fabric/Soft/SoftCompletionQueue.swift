@@ -7,6 +7,7 @@ import Synchronization
 /// Polling also moves data: it matches what has arrived with the posted receives.
 public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     private let capacity: Int
+    private let mask: Int
     private let ring: UnsafeMutablePointer<WorkCompletion>
     /// Guards the ring's writing end. Innermost: nothing is taken under it.
     private let producers = SpinLock()
@@ -33,11 +34,12 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
 
     init(capacity: Int) throws(KernelError) {
         self.capacity = capacity
+        mask = ringMask(capacity)
         event = try EventDescriptor()
         let descriptor = try Descriptor(checking: "memfd_create", lego_memfd_create_fixed("lego-cq", 4096))
         page = try MemoryFile(mapping: descriptor, bytes: 4096)
         armedWord = page.base.assumingMemoryBound(to: UInt32.self)
-        ring = .allocate(capacity: capacity)
+        ring = .allocate(capacity: mask + 1)
         pairs = .allocate(capacity: pairCapacity)
     }
 
@@ -85,12 +87,7 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
         let first = head.load(ordering: .relaxed)
         let count = min(tail.load(ordering: .acquiring) &- first, completions.count &- from)
         if count == 0 { return 0 }
-        var slot = first % capacity
-        for index in 0..<count {
-            completions[from &+ index] = ring[slot]
-            slot &+= 1
-            if slot == capacity { slot = 0 }
-        }
+        for index in 0..<count { completions[from &+ index] = ring[(first &+ index) & mask] }
         head.store(first &+ count, ordering: .releasing)
         taken.subtract(count, ordering: .sequentiallyConsistent)
         return count
@@ -142,11 +139,7 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
         if completions.isEmpty { return }
         producers.lock()
         let first = tail.load(ordering: .relaxed)
-        var slot = first % capacity
-        for index in 0..<completions.count {
-            ring[slot] = completions[index]
-            slot = slot &+ 1 == capacity ? 0 : slot &+ 1
-        }
+        for index in 0..<completions.count { ring[(first &+ index) & mask] = completions[index] }
         tail.store(first &+ completions.count, ordering: .releasing)
         producers.unlock()
         // The unlock is a full barrier: either this sees the arming, or the poll that follows the arming sees the

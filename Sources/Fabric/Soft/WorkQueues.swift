@@ -27,6 +27,7 @@ struct SendEntry {
 /// copies a request of up to `scatterElements_max` elements and `inlineBytes_max` bytes, and allocates nothing.
 final class SendQueue: @unchecked Sendable {
     private let capacity: Int
+    private let mask: Int
     private let elements_max: Int
     private let inline_max: Int
     private let entries: UnsafeMutablePointer<SendEntry>
@@ -39,11 +40,12 @@ final class SendQueue: @unchecked Sendable {
 
     init(_ parameters: QueuePairParameters) {
         capacity = parameters.sendRequests_max
+        mask = ringMask(capacity)
         elements_max = parameters.scatterElements_max
         inline_max = parameters.inlineBytes_max
-        entries = .allocate(capacity: capacity)
-        elements = .allocate(capacity: capacity * elements_max)
-        inlineBytes = .allocate(byteCount: max(1, capacity * inline_max), alignment: 16)
+        entries = .allocate(capacity: mask + 1)
+        elements = .allocate(capacity: (mask + 1) * elements_max)
+        inlineBytes = .allocate(byteCount: max(1, (mask + 1) * inline_max), alignment: 16)
     }
 
     deinit {
@@ -59,10 +61,10 @@ final class SendQueue: @unchecked Sendable {
     var end: Int { tail.load(ordering: .acquiring) }
 
     @inline(__always)
-    func entry(_ index: Int) -> UnsafeMutablePointer<SendEntry> { entries + index % capacity }
+    func entry(_ index: Int) -> UnsafeMutablePointer<SendEntry> { entries + index & mask }
 
     @inline(__always)
-    func elements(_ index: Int) -> UnsafeMutablePointer<ScatterElement> { elements + index % capacity &* elements_max }
+    func elements(_ index: Int) -> UnsafeMutablePointer<ScatterElement> { elements + (index & mask) &* elements_max }
 
     /// Removes the oldest request.
     @inline(__always)
@@ -94,7 +96,7 @@ final class SendQueue: @unchecked Sendable {
         } else if request.isInline {
             copyInline(index, &entry)
         }
-        (entries + index % capacity).initialize(to: entry)
+        (entries + index & mask).initialize(to: entry)
         tail.store(index &+ 1, ordering: .releasing)
         return true
     }
@@ -104,7 +106,7 @@ final class SendQueue: @unchecked Sendable {
             entry.verdict = .localLength
             return
         }
-        let target = inlineBytes + index % capacity &* inline_max
+        let target = inlineBytes + (index & mask) &* inline_max
         let elements = elements(index)
         var offset = 0
         for position in 0..<entry.elementCount where elements[position].count > 0 {
@@ -128,6 +130,7 @@ struct ReceiveEntry {
 /// The receive queue: written by the poster, emptied by whoever matches what arrives.
 final class ReceiveQueue: @unchecked Sendable {
     let capacity: Int
+    private let mask: Int
     private let elements_max: Int
     private let entries: UnsafeMutablePointer<ReceiveEntry>
     private let elements: UnsafeMutablePointer<ScatterElement>
@@ -136,9 +139,10 @@ final class ReceiveQueue: @unchecked Sendable {
 
     init(_ parameters: QueuePairParameters) {
         capacity = parameters.receiveRequests_max
+        mask = ringMask(capacity)
         elements_max = parameters.scatterElements_max
-        entries = .allocate(capacity: capacity)
-        elements = .allocate(capacity: capacity * elements_max)
+        entries = .allocate(capacity: mask + 1)
+        elements = .allocate(capacity: (mask + 1) * elements_max)
     }
 
     deinit {
@@ -154,33 +158,37 @@ final class ReceiveQueue: @unchecked Sendable {
     @inline(__always)
     var first: UnsafeMutablePointer<ReceiveEntry>? {
         let index = head.load(ordering: .relaxed)
-        return index == tail.load(ordering: .acquiring) ? nil : entries + index % capacity
+        return index == tail.load(ordering: .acquiring) ? nil : entries + index & mask
     }
 
     @inline(__always)
     var firstElements: UnsafeMutablePointer<ScatterElement> {
-        elements + head.load(ordering: .relaxed) % capacity &* elements_max
+        elements + (head.load(ordering: .relaxed) & mask) &* elements_max
     }
 
     @inline(__always)
     func retire() { head.store(head.load(ordering: .relaxed) &+ 1, ordering: .releasing) }
 
-    /// Answers the index and the size in bytes of the receive that it appended, or nil when the queue is full or the
-    /// list too long.
-    func append(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> (index: Int, count: Int)? {
+    /// Answers the size in bytes of the receive that it appended, or nil when the queue is full or the list too long.
+    func append(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Int? {
         let index = tail.load(ordering: .relaxed)
         guard index &- head.load(ordering: .acquiring) < capacity, local.count <= elements_max else { return nil }
-        let copy = elements + index % capacity &* elements_max
+        let copy = elements + (index & mask) &* elements_max
         var count = 0
         for position in 0..<local.count {
             copy[position] = local[position]
             count &+= Int(local[position].count)
         }
-        (entries + index % capacity).initialize(
+        (entries + index & mask).initialize(
             to: ReceiveEntry(id: id, count: count, elementCount: local.count))
         tail.store(index &+ 1, ordering: .releasing)
-        return (index, count)
+        return count
     }
+}
+
+/// What takes an index to its place in a ring of at least `capacity` places: a division takes as long as a message's copy.
+func ringMask(_ capacity: Int) -> Int {
+    capacity <= 1 ? 0 : 1 << (Int.bitWidth - (capacity - 1).leadingZeroBitCount) - 1
 }
 
 /// What a soft device allows, as a network adapter states in its attributes.

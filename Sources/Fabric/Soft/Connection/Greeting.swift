@@ -3,7 +3,7 @@ import Wire
 /// What an acceptor says as soon as a TCP connection to it is there.
 struct AcceptorGreeting: WireMessage {
     static let magic: UInt64 = 0x4c45_474f_4641_4231  // "LEGOFAB1"
-    static let version: UInt16 = 1
+    static let version: UInt16 = 2
     static let encodedSize = 64
     static let offersSharedMemory: UInt16 = 1
     static let offersTCP: UInt16 = 2

@@ -118,7 +118,7 @@ extension SharedChannel {
         case let other: return other
         }
         put(.immediate, of: entry.pointee.count, immediate: entry.pointee.immediate)
-        messagesSent &+= 1
+        useReceive()
         return .finished(.success)
     }
 
@@ -128,11 +128,10 @@ extension SharedChannel {
         let count = entry.pointee.count
         if sendOffset == 0 {
             guard hasReceive else { return .waitingForReceive }
-            let lengths = theirs.word32(PairPage.lengthsOffset)
-            if count > Int(lego_atomic_load_u32(lengths + Int(messagesSent % UInt64(theirReceives)))) {
+            if count > Int(lengthsSeen[lengthPlace]) {
                 guard hasRoom(0) else { return .waiting }
                 put(.tooLong, of: count)
-                messagesSent &+= 1
+                useReceive()
                 return .finished(.remoteOperation)
             }
         }
@@ -145,8 +144,15 @@ extension SharedChannel {
             sendOffset &+= piece
         } while sendOffset < count
         sendOffset = 0
-        messagesSent &+= 1
+        useReceive()
         return .finished(.success)
+    }
+
+    /// A message has met its receive.
+    @inline(__always)
+    private func useReceive() {
+        messagesSent &+= 1
+        lengthPlace = lengthPlace &+ 1 == theirReceives ? 0 : lengthPlace &+ 1
     }
 
     /// A long message goes in pieces: the receiver copies one while the next is being written. So large that a piece's
@@ -167,10 +173,17 @@ extension SharedChannel {
         return postedSeen != messagesSent
     }
 
-    /// Looks how many receives the peer has posted; an absurd number is none.
+    /// Looks how many receives the peer has posted, once those that were seen are used up; an absurd number is none.
     private func lookForReceives() {
-        let posted = lego_atomic_load_u64(theirs.word64(PairPage.Word.posted))
-        postedSeen = posted &- messagesSent <= UInt64(theirReceives) ? posted : messagesSent
+        let posted = lego_atomic_load_u64(theirs.word64(PairPage.Word.posted)) &- messagesSent
+        if posted > UInt64(theirReceives) { return }
+        let lengths = theirs.word32(PairPage.lengthsOffset)
+        var place = lengthPlace
+        for _ in 0..<posted {
+            lengthsSeen[place] = lego_atomic_load_u32(lengths + place)
+            place = place &+ 1 == theirReceives ? 0 : place &+ 1
+        }
+        postedSeen = messagesSent &+ posted
     }
 
     /// Whether there is a slot for a piece, and so many bytes of the ring.

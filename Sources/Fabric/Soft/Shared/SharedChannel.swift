@@ -57,6 +57,10 @@ final class SharedChannel: @unchecked Sendable {
     var slotHeadSeen: UInt64 = 0
     var ringHeadSeen: UInt64 = 0
     var postedSeen: UInt64 = 0
+    /// The lengths of those receives, as they were then, in a ring as the peer has it, and the place of the next one: the
+    /// peer's own lie in lines that it writes with each receive.
+    private(set) var lengthsSeen: UnsafeMutablePointer<UInt32>
+    var lengthPlace = 0
     var sendOffset = 0
     /// The key whose region has been asked for, 0 when none.
     var wantedKey: UInt32 = 0
@@ -66,6 +70,10 @@ final class SharedChannel: @unchecked Sendable {
     let owner = OwnerDialogue()
     /// A key whose region could not be mapped here, 0 when none.
     let unmappableKey = Atomic<UInt32>(0)
+
+    /// The poster's: the receives that the peer has been told of, and where the length of the next one goes.
+    var announced: UInt64 = 0
+    var announcePlace = 0
 
     // The receive driver's. The activity word has other readers.
     var slotHead: UInt64 = 0
@@ -84,6 +92,7 @@ final class SharedChannel: @unchecked Sendable {
         theirs = PairPage(base: file.base + (1 - side) * PairPage.sideBytes)
         myRing = mine.base + PairPage.ringOffset
         theirRing = theirs.base + PairPage.ringOffset
+        lengthsSeen = .allocate(capacity: 1)
         receiveActivity = .allocate(capacity: 1)
         receiveActivity.initialize(to: 0)
         queueArmed = receiveActivity
@@ -91,6 +100,7 @@ final class SharedChannel: @unchecked Sendable {
 
     deinit {
         receiveActivity.deallocate()
+        lengthsSeen.deallocate()
         if queueEvent >= 0 { Glibc.close(queueEvent) }
         if control >= 0 { Glibc.close(control) }
     }
@@ -102,6 +112,9 @@ final class SharedChannel: @unchecked Sendable {
         if lego_socket_peer_credentials(control.raw, &peer) == 0, peer.uid == geteuid() { peerProcess = peer.pid }
         self.control = control.release()
         self.theirReceives = theirReceives
+        lengthsSeen.deallocate()
+        lengthsSeen = .allocate(capacity: theirReceives)
+        lengthsSeen.initialize(repeating: 0, count: theirReceives)
         device = remote.device
         queueArmed = remote.queuePage.base.assumingMemoryBound(to: UInt32.self)
         queuePage = remote.queuePage

@@ -9,12 +9,15 @@ extension StreamChannel {
     /// Received before the other direction gets its turn.
     private static let turnBytes_max = 4 << 20
 
-    /// Takes what the socket has. False when the connection has ended or must end.
-    func receiveAvailable(_ pair: SoftQueuePair) -> Bool {
+    /// Takes what the socket has: until there is nothing, or `once` until it has had less than there was room for. The first
+    /// finds the end of the stream as well, of which an edge-triggered epoll(7) tells once. False when the connection has
+    /// ended or must end.
+    func receiveAvailable(_ pair: SoftQueuePair, once: Bool) -> Bool {
         var taken = 0
+        isSocketEmpty = false
         while true {
             switch consume(pair) {
-            case .hungry: break
+            case .hungry: if once, isSocketEmpty { return noteCredit(pair) }
             case .paused: return true
             case .failed: return false
             }
@@ -27,8 +30,7 @@ extension StreamChannel {
                     taken = 0
                 }
             } else if result == -Int(EAGAIN) {
-                if needsCredit(pair) { isCreditWanted.store(true, ordering: .sequentiallyConsistent) }
-                return true
+                return noteCredit(pair)
             } else if result != -Int(EINTR) {
                 // A peer that has not answered for too long, by its own clock or by the kernel's.
                 if result == -Int(ETIMEDOUT), pair.sendQueue.first < started {
@@ -37,6 +39,11 @@ extension StreamChannel {
                 return false
             }
         }
+    }
+
+    private func noteCredit(_ pair: SoftQueuePair) -> Bool {
+        if needsCredit(pair) { isCreditWanted.store(true, ordering: .sequentiallyConsistent) }
+        return true
     }
 
     private enum Consumption {
@@ -55,6 +62,7 @@ extension StreamChannel {
             result = whileActive { () -> Int in
                 guard let piece = sinkPiece(pair) else { return Int.min }
                 let count = recv(socket.raw, piece.iov_base, piece.iov_len, Int32(MSG_DONTWAIT))
+                isSocketEmpty = count < piece.iov_len
                 return count < 0 ? -Int(errno) : count == 0 ? -Int(EPIPE) : count
             }
             if result == .min { return !pair.isBroken && refuseSink(pair) ? -Int(EINTR) : -Int(EPROTO) }
@@ -73,6 +81,7 @@ extension StreamChannel {
         if result < 0 { return -Int(errno) }
         if result == 0 { return -Int(EPIPE) }
         inEnd &+= result
+        isSocketEmpty = inEnd < Self.bufferBytes
         return result
     }
 
@@ -108,8 +117,8 @@ extension StreamChannel {
     /// Looks at a frame's head. Leaves the sink set when it has to be ended by `finished` or has a payload.
     private func begin(_ next: StreamFrame, _ pair: SoftQueuePair) -> Beginning {
         peerPosted = next.posted
-        let isRequest = next.kind.rawValue < StreamFrame.Kind.acknowledge.rawValue
-        if isRequest {
+        guard completeRequests(before: next.acknowledged, pair) else { return .failed }
+        if next.kind.isRequest {
             if isRefusing {
                 frame = next
                 sinkOffset = 0
@@ -135,7 +144,9 @@ extension StreamChannel {
         case .fetchAdd, .compareSwap:
             nextSequence &+= 1
             return atomic(pair) ? .begun : .failed
-        case .acknowledge: return acknowledged(pair) ? .begun : .failed
+        case .refusal:
+            refused(pair)
+            return .failed
         case .readPiece, .lastReadPiece: return beginReadPiece(pair) ? .begun : .failed
         case .atomicResult: return atomicResult(pair) ? .begun : .failed
         case .credit: break
@@ -206,7 +217,7 @@ extension StreamChannel {
     private func refuse(_ status: WorkStatus) -> Bool {
         isRefusing = true
         isAcknowledgeWanted = false
-        var head = StreamFrame(.acknowledge, sequence: frame.sequence)
+        var head = StreamFrame(.refusal, sequence: frame.sequence)
         head.status = status
         return answer(Answer(frame: head))
     }
@@ -322,18 +333,24 @@ extension StreamChannel {
 
     // MARK: Answers
 
-    /// Completes all requests before the one that an answer names, and answers its index; nil when no such request is
-    /// under way.
-    private func completeBefore(_ pair: SoftQueuePair) -> Int? {
+    /// Completes all requests before one that may be the next to be sent. False when one of them is not under way, is still
+    /// being sent, or has an answer of its own, which must have come.
+    private func completeRequests(before sequence: UInt32, _ pair: SoftQueuePair) -> Bool {
         let first = pair.sendQueue.first
-        let distance = Int(frame.sequence &- UInt32(truncatingIfNeeded: first))
-        guard distance < started &- first else { return nil }
+        let distance = Int(Int32(bitPattern: sequence &- UInt32(truncatingIfNeeded: first)))
+        if distance <= 0 { return true }
+        guard distance <= started &- first else { return false }
         for index in first..<first &+ distance {
-            // A read or an atomic has an answer of its own, which must have come.
-            guard answersItself(pair, index) == false else { return nil }
+            guard !answersItself(pair, index), !isBeingSent(index) else { return false }
             complete(pair, index, .success)
         }
-        return first &+ distance
+        return true
+    }
+
+    /// The index of the request that the current frame answers: all before it have completed. Nil when it is not under way.
+    private func answeredRequest(_ pair: SoftQueuePair) -> Int? {
+        let first = pair.sendQueue.first
+        return frame.sequence == UInt32(truncatingIfNeeded: first) && first < started ? first : nil
     }
 
     /// Whether the payload of a request is still on its way out: nobody can have acted on it.
@@ -348,19 +365,15 @@ extension StreamChannel {
         }
     }
 
-    private func acknowledged(_ pair: SoftQueuePair) -> Bool {
-        // An answer may have told as much already.
-        let distance = Int32(bitPattern: frame.sequence &- UInt32(truncatingIfNeeded: pair.sendQueue.first))
-        if distance < 0 { return frame.status == .success }
-        guard let index = completeBefore(pair) else { return false }
-        if frame.status == .success, answersItself(pair, index) || isBeingSent(index) { return false }
+    /// The peer has refused a request: the connection ends.
+    private func refused(_ pair: SoftQueuePair) {
+        guard frame.status != .success, let index = answeredRequest(pair) else { return }
         readOffset = 0
         complete(pair, index, frame.status)
-        return frame.status == .success
     }
 
     private func beginReadPiece(_ pair: SoftQueuePair) -> Bool {
-        guard let index = completeBefore(pair), pair.sendQueue.entry(index).pointee.opcode == .read else {
+        guard let index = answeredRequest(pair), pair.sendQueue.entry(index).pointee.opcode == .read else {
             return false
         }
         let left = pair.sendQueue.entry(index).pointee.count &- readOffset
@@ -372,7 +385,7 @@ extension StreamChannel {
     }
 
     private func atomicResult(_ pair: SoftQueuePair) -> Bool {
-        guard let index = completeBefore(pair) else { return false }
+        guard let index = answeredRequest(pair) else { return false }
         let entry = pair.sendQueue.entry(index)
         guard entry.pointee.opcode == .fetchAdd || entry.pointee.opcode == .compareSwap else { return false }
         let elements = pair.sendQueue.elements(index)

@@ -29,9 +29,6 @@ extension StreamChannel {
         {
             if answerHead != answerTail {
                 stageAnswer(pair)
-            } else if isAcknowledgeWanted {
-                isAcknowledgeWanted = false
-                put(StreamFrame(.acknowledge, sequence: nextSequence &- 1), pair)
             } else if started != pair.sendQueue.end, !isRefusing {
                 switch stageRequest(pair) {
                 case .staged: continue
@@ -45,16 +42,24 @@ extension StreamChannel {
         return true
     }
 
+    /// Tells what no other frame has told.
     private func stageCredit(_ pair: SoftQueuePair) -> Bool {
-        if isCreditWanted.exchange(false, ordering: .sequentiallyConsistent), needsCredit(pair) {
-            put(StreamFrame(.credit), pair)
-        }
+        let isCreditDue = isCreditWanted.exchange(false, ordering: .sequentiallyConsistent) && needsCredit(pair)
+        if isCreditDue || isAcknowledgeWanted && !isAcknowledgeDeferred { put(StreamFrame(.credit), pair) }
         return true
     }
 
-    /// Appends a frame's head.
+    /// Appends a frame's head, with all that it may acknowledge: an answer what came before its request, which the answers
+    /// before it have told; another frame, which no answer waits for, all.
     private func put(_ frame: StreamFrame, _ pair: SoftQueuePair) {
         var frame = frame
+        if frame.kind.isAnswer {
+            frame.acknowledged = frame.sequence
+        } else {
+            frame.acknowledged = nextSequence
+            isAcknowledgeWanted = false
+        }
+        acknowledgedSequence = frame.acknowledged
         frame.posted = UInt32(truncatingIfNeeded: pair.receiveQueue.posted)
         advertised.store(frame.posted, ordering: .sequentiallyConsistent)
         frame.encode(to: out + outEnd)
@@ -182,7 +187,7 @@ extension StreamChannel {
 
     /// The region of a read that waits or is being answered has gone.
     private func refuseRead(_ answer: UnsafeMutablePointer<Answer>) {
-        var refusal = StreamFrame(.acknowledge, sequence: answer.pointee.frame.sequence)
+        var refusal = StreamFrame(.refusal, sequence: answer.pointee.frame.sequence)
         refusal.status = .remoteAccess
         answer.initialize(to: Answer(frame: refusal))
         // Nothing after it counts.

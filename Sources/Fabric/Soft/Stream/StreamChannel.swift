@@ -21,7 +21,10 @@ final class StreamChannel: @unchecked Sendable {
     struct Wants: OptionSet {
         let rawValue: UInt32
         static let transmit = Wants(rawValue: 1)
+        /// To take all that the socket has, and its end.
         static let receive = Wants(rawValue: 2)
+        /// To take what the socket has now; there will be another look.
+        static let look = Wants(rawValue: 4)
     }
 
     /// An answer that waits to be sent.
@@ -52,6 +55,8 @@ final class StreamChannel: @unchecked Sendable {
     let hasLink = Atomic<Bool>(false)
     /// How often a poll has looked at the socket.
     let polls = Atomic<UInt64>(0)
+    /// Arrivals do not wake the device's thread: whoever polls all the time reads the socket. Changed by the link.
+    let isLeft = Atomic<Bool>(false)
 
     // Sending.
     let out: UnsafeMutableRawPointer
@@ -67,6 +72,11 @@ final class StreamChannel: @unchecked Sendable {
     var answerHead = 0
     var answerTail = 0
     var isAcknowledgeWanted = false
+    /// The acknowledgement goes with the next frame, which is often the program's answer to what has just come; a look that
+    /// finds nothing sends it by itself.
+    var isAcknowledgeDeferred = false
+    /// What a frame has acknowledged.
+    var acknowledgedSequence: UInt32 = 0
     let isCreditWanted = Atomic<Bool>(false)
     var messagesSent: UInt32 = 0
     var peerPosted: UInt32 = 0
@@ -79,6 +89,8 @@ final class StreamChannel: @unchecked Sendable {
     var sink = Sink.none
     var sinkOffset = 0
     var nextSequence: UInt32 = 0
+    /// The last one of the socket took less than there was room for.
+    var isSocketEmpty = false
     var readOffset = 0
     /// A request was refused: nothing more is done for the peer, which is about to disconnect.
     var isRefusing = false
@@ -140,8 +152,7 @@ final class StreamChannel: @unchecked Sendable {
             let now = Wants(rawValue: wants.exchange(0, ordering: .sequentiallyConsistent))
             if pair.isBroken { hasEnded = true }
             if !hasEnded {
-                if now.contains(.receive), !receiveAvailable(pair) { end(pair) }
-                if !hasEnded, !transmitAvailable(pair) { end(pair) }
+                if !receive(now, pair) || !transmitAvailable(pair) { end(pair) }
             }
             if hasEnded { flush(pair) }
             lock.unlock()
@@ -149,12 +160,29 @@ final class StreamChannel: @unchecked Sendable {
         }
     }
 
+    /// Reads the socket as it is wanted. False when the connection has ended or must end.
+    private func receive(_ wanted: Wants, _ pair: SoftQueuePair) -> Bool {
+        if wanted.contains(.receive) {
+            isAcknowledgeDeferred = false
+            return receiveAvailable(pair, once: false)
+        }
+        if !wanted.contains(.look) { return true }
+        let before = arrived.load(ordering: .relaxed)
+        let isGood = receiveAvailable(pair, once: true)
+        // The peer must not run out of requests; and where this is the last look for long, the device's thread takes the
+        // socket up and acknowledges.
+        isAcknowledgeDeferred =
+            arrived.load(ordering: .relaxed) != before && Int(nextSequence &- acknowledgedSequence) < answerCapacity / 4
+            && isLeft.load(ordering: .sequentiallyConsistent)
+        return isGood
+    }
+
     /// Called by a poll of `queue`: reads the socket without waiting for the device's thread. Cost: a system call.
     func progress(on queue: SoftCompletionQueue, _ pair: SoftQueuePair) {
         guard queue === pair.receiveCompletions || pair.hasWork else { return }
         // Approximate where two queues are polled at once; it only tells that somebody polls.
         polls.store(polls.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-        drive([.receive, .transmit], pair)
+        drive(.look, pair)
     }
 
     private func end(_ pair: SoftQueuePair) {

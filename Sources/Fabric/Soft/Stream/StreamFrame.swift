@@ -1,6 +1,6 @@
-/// The head of a frame between two devices over TCP: 48 bytes, little-endian, followed by the payload.
+/// The head of a frame between two devices over TCP: 52 bytes, little-endian, followed by the payload.
 struct StreamFrame {
-    static let encodedSize = 48
+    static let encodedSize = 52
 
     enum Kind: UInt8 {
         // Requests; `sequence` numbers them.
@@ -10,17 +10,21 @@ struct StreamFrame {
         case read = 4
         case fetchAdd = 5
         case compareSwap = 6
-        // Answers; all requests before `sequence` have succeeded.
-        case acknowledge = 16
+        // Answers to the request that `sequence` numbers.
+        /// It has failed with `status`, and nothing after it counts.
+        case refusal = 16
         case readPiece = 17
         case lastReadPiece = 18
         case atomicResult = 19
-        /// Tells of posted receives only.
+        /// Tells only what every frame tells: `posted` and `acknowledged`.
         case credit = 20
+
+        var isRequest: Bool { rawValue < Self.refusal.rawValue }
+        var isAnswer: Bool { !isRequest && self != .credit }
     }
 
     var kind: Kind
-    /// `WorkStatus` of an acknowledged request.
+    /// Of a refused request.
     var status: WorkStatus = .success
     /// Bytes of payload, or wanted by a read.
     var count: UInt32 = 0
@@ -33,6 +37,8 @@ struct StreamFrame {
     var sequence: UInt32 = 0
     /// Receives that the sender of the frame has posted since the start, modulo 2^32.
     var posted: UInt32 = 0
+    /// All requests of the receiver before this one have succeeded.
+    var acknowledged: UInt32 = 0
 
     init(_ kind: Kind, sequence: UInt32 = 0) {
         self.kind = kind
@@ -59,6 +65,7 @@ struct StreamFrame {
         target.storeBytes(of: swap.littleEndian, toByteOffset: 32, as: UInt64.self)
         target.storeBytes(of: sequence.littleEndian, toByteOffset: 40, as: UInt32.self)
         target.storeBytes(of: posted.littleEndian, toByteOffset: 44, as: UInt32.self)
+        target.storeBytes(of: acknowledged.littleEndian, toByteOffset: 48, as: UInt32.self)
     }
 
     /// Decodes `encodedSize` bytes; nil when the kind or the status is unknown or the payload larger than a message.
@@ -76,6 +83,7 @@ struct StreamFrame {
         swap = UInt64(littleEndian: source.loadUnaligned(fromByteOffset: 32, as: UInt64.self))
         sequence = UInt32(littleEndian: source.loadUnaligned(fromByteOffset: 40, as: UInt32.self))
         posted = UInt32(littleEndian: source.loadUnaligned(fromByteOffset: 44, as: UInt32.self))
+        acknowledged = UInt32(littleEndian: source.loadUnaligned(fromByteOffset: 48, as: UInt32.self))
         if count > UInt32(SoftLimits.messageBytes_max) { return nil }
     }
 }

@@ -12,11 +12,10 @@ final class StreamLink: PairLink, @unchecked Sendable {
     /// Futex word: 1 once the pair has flushed.
     private let ended: UnsafeMutablePointer<UInt32>
 
-    // A socket that somebody polls all the time is left to the poller: this thread would only take its processor away.
-    /// Whether arrivals do not wake the device's thread. Changed with `watching` held.
-    private let isLeft = Atomic<Bool>(false)
-    /// Held while what the socket is watched for is changed: the device's thread may leave it while another takes it up, and
-    /// the epoll instance must know what `isLeft` says last. A leaf.
+    // A socket that somebody polls all the time is left to the poller (`StreamChannel.isLeft`): this thread would only take
+    // its processor away.
+    /// Held while `isLeft` and what the socket is watched for are changed: the device's thread may leave it while another takes
+    /// it up, and the epoll instance must know what `isLeft` says last. A leaf.
     private let watching = Mutex<Void>(())
     /// The device thread's: what it knew of the polls, and when.
     private var knownPolls: UInt64 = 0
@@ -70,7 +69,7 @@ final class StreamLink: PairLink, @unchecked Sendable {
     private func leave() {
         if pair.isBroken { return }
         watching.withLock { _ in
-            isLeft.store(true, ordering: .sequentiallyConsistent)
+            channel.isLeft.store(true, ordering: .sequentiallyConsistent)
             context.loop.modify(channel.socket.raw, token: token, events: EPOLL_EVENTS(rawValue: Self.events))
             pair.noteLeft(true)
         }
@@ -80,9 +79,9 @@ final class StreamLink: PairLink, @unchecked Sendable {
 
     /// Arrivals wake the device's thread again, those that are there already too. Any thread.
     func takeUp() {
-        if !isLeft.load(ordering: .sequentiallyConsistent) { return }
+        if !channel.isLeft.load(ordering: .sequentiallyConsistent) { return }
         watching.withLock { _ in
-            if !isLeft.exchange(false, ordering: .sequentiallyConsistent) { return }
+            if !channel.isLeft.exchange(false, ordering: .sequentiallyConsistent) { return }
             pair.noteLeft(false)
             let events = EPOLL_EVENTS(rawValue: Self.events | EPOLLIN.rawValue)
             context.loop.modify(channel.socket.raw, token: token, events: events)
@@ -91,7 +90,7 @@ final class StreamLink: PairLink, @unchecked Sendable {
 
     /// When the polls of a socket that is left alone must be counted again.
     func checkPolls() -> Deadline {
-        guard isLeft.load(ordering: .relaxed) else { return .never }
+        guard channel.isLeft.load(ordering: .relaxed) else { return .never }
         let now = monotonicNanoseconds()
         if now &- knownAt >= Self.span_ns {
             let isStillPolled = isPolled(now)
