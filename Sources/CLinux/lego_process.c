@@ -87,6 +87,14 @@ int lego_robust_list(pid_t thread, uint64_t *head) {
   return 0;
 }
 
+int lego_get_limit(pid_t process, enum lego_limit limit, uint64_t *soft, uint64_t *hard) {
+  struct rlimit found;
+  if (prlimit(process, (enum __rlimit_resource)limit, NULL, &found) < 0) return -errno;
+  *soft = found.rlim_cur;
+  *hard = found.rlim_max;
+  return 0;
+}
+
 int lego_raise_descriptor_limit(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;

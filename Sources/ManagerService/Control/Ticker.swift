@@ -37,9 +37,6 @@ final class Ticker: Sendable {
     /// Ends the thread after the tick under way. Idempotent.
     func stop() {
         stopping.signal()
-        thread.withLock { thread in
-            thread?.join()
-            thread = nil
-        }
+        thread.join()
     }
 }

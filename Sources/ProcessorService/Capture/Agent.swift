@@ -81,7 +81,7 @@ final class Agent {
     }
 
     /// Whether the process still runs.
-    var isAlive: Bool { lego_pidfd_send_signal(descriptor.raw, 0) == 0 }
+    var isAlive: Bool { lego_pidfd_has_ended(descriptor.raw) == 0 }
 
     func kill() { _ = lego_pidfd_send_signal(descriptor.raw, 9) }
 }

@@ -25,8 +25,11 @@ extension MonitorCore {
             unlockAll(space)
             return .proceed
         case SystemCall.shmat: return attachShared(space, notification)
-        case SystemCall.setrlimit, SystemCall.prlimit64:
-            limitsChanged = true
+        case SystemCall.setrlimit:
+            noteLimit(a.0)
+            return .proceed
+        case SystemCall.prlimit64:
+            noteLimit(a.1)
             return .proceed
         case SystemCall.ioctl: return registerFaults(space, notification)
         case SystemCall.ptrace: return trace(space, notification)

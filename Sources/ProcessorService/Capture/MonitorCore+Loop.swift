@@ -186,11 +186,11 @@ extension MonitorCore {
         if isGone(space) { removeSpace(space) }
     }
 
-    /// A process of an address space has ended: when it was the last one that is known, the agent must not keep it
-    /// alive.
+    /// A process of an address space has ended, and whoever shall reap it may wait for this thread's processor: when it was the
+    /// last one that is known, the agent must not keep the address space alive.
     private func usersChanged(_ space: AddressSpace) {
         space.users.removeAll { user in
-            if lego_pidfd_send_signal(user.descriptor, 0) == 0 { return false }
+            if lego_pidfd_has_ended(user.descriptor) == 0 { return false }
             try? epoll.remove(user.descriptor)
             _ = Descriptor(taking: user.descriptor)
             stopHolding(user.process)

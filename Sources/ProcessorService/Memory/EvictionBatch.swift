@@ -193,7 +193,7 @@ final class EvictionBatch {
     /// already; a page that is in neither was not moved.
     private func recoverMoves(_ channel: AgentChannel) -> Bool {
         guard let space, let agent else { return false }
-        for user in space.users where lego_pidfd_send_signal(user.descriptor, 0) == 0 {
+        for user in space.users where lego_pidfd_has_ended(user.descriptor) == 0 {
             guard let map = try? PageMap(of: user.process) else { continue }
             return recoverMoves(channel, agent, map)
         }

@@ -17,7 +17,10 @@ extension StreamChannel {
         isSocketEmpty = false
         while true {
             switch consume(pair) {
-            case .hungry: if once, isSocketEmpty { return noteCredit(pair) }
+            case .hungry:
+                if once, isSocketEmpty { return noteCredit(pair) }
+                // What the peer waits for goes before the call that is likely to find nothing.
+                if isSocketEmpty, !transmitAvailable(pair) { return false }
             case .paused: return true
             case .failed: return false
             }
