@@ -101,16 +101,44 @@ bench_redis() {
   done
 }
 
-# What a program's start adds: /bin/true.
-bench_start() {
-  local i started native=() rack=() n r
-  say "start of /bin/true, milliseconds, medians of 21"
-  for ((i = 0; i < 21; i++)); do
-    started=$(date +%s%N) && /bin/true && native+=($(($(date +%s%N) - started)))
-    started=$(date +%s%N) && "$legoctl" run --user root -- /bin/true && rack+=($(($(date +%s%N) - started)))
+# microseconds COMMAND...: what it takes.
+microseconds() {
+  local started
+  started=$(date +%s%N)
+  "$@" >/dev/null || fail "'$*' failed"
+  echo $((($(date +%s%N) - started) / 1000))
+}
+
+# start_row NAME RUNS COMMAND...: natively and in the rack, by turns.
+start_row() {
+  local name=$1 runs=$2 i native=() rack=() n r
+  shift 2
+  for ((i = 0; i < runs; i++)); do
+    native+=("$(microseconds "$@")")
+    rack+=("$(microseconds "$legoctl" run --user root -- "$@")")
   done
   n=$(median "${native[@]}") r=$(median "${rack[@]}")
-  awk -v n="$n" -v r="$r" 'BEGIN {printf "native %.1f  rack %.1f  added %.1f\n", n / 1e6, r / 1e6, (r - n) / 1e6}'
+  awk -v name="$name" -v n="$n" -v r="$r" -v runs="$runs" \
+    'BEGIN {printf "%-24s %5d %9.1f %9.1f %9.1f %10.2f\n", name, runs, n / 1e3, r / 1e3, (r - n) / 1e3, r / n}'
+}
+
+# What starts of programs add: one, many of a shell, a compiler's, a build's.
+bench_start() {
+  [[ $rack_is_up ]] || start_rack
+  local name
+  {
+    echo 'all: kmeans.o pca.o matrix.o histogram.o'
+    for name in kmeans pca matrix histogram; do
+      printf '%s.o: %s\n\tgcc -O1 -c -o %s $<\n' "$name" "$root/Benchmarks/$name.c" "$scratch/$name.o"
+    done
+  } >"$scratch/Makefile"
+  say "starts of programs, milliseconds, medians; native and rack by turns"
+  printf '%-24s %5s %9s %9s %9s %10s\n' command runs native rack added rack/native
+  start_row /bin/true 21 /bin/true
+  start_row "100 times in a shell" 5 sh -c 'for i in $(seq 100); do /bin/true; done'
+  start_row "gcc -O1 -c" 7 gcc -O1 -c -o "$scratch/kmeans.o" "$root/Benchmarks/kmeans.c"
+  start_row "make -j2 of four files" 5 make -s -B -j2 -f "$scratch/Makefile"
+  start_row "python3 -c 'import json'" 7 python3 -c 'import json'
 }
 
 bench_apps() {

@@ -5,6 +5,7 @@
 #                                  C (Benchmarks/pager.h), the rack
 #   sudo Scripts/bench.sh apps       whole programs with all, half and a quarter of their working set local: native, swap on
 #                                  zram, the rack; writes docs/bench/apps.csv
+#   sudo Scripts/bench.sh start      starts of programs: one, many of a shell, a compiler, make
 #   sudo Scripts/bench.sh trap       a trapped mmap, an untrapped system call
 #   sudo Scripts/bench.sh idle       processor time of idle daemons
 #   sudo Scripts/bench.sh fabric     Lite against the bare device, the bare device against memcpy, TCP, libfabric and UCX,
@@ -19,8 +20,8 @@ source "$(dirname "$0")/bench-apps.sh"
 rounds=${ROUNDS:-3} mebibytes=${MEBIBYTES:-512}
 what=${1:-all}
 case $what in
-memory | apps | trap | idle | fabric | storage | all) ;;
-*) fail "'$what' is not a benchmark; there are: memory, apps, trap, idle, fabric, storage, all" ;;
+memory | apps | start | trap | idle | fabric | storage | all) ;;
+*) fail "'$what' is not a benchmark; there are: memory, apps, start, trap, idle, fabric, storage, all" ;;
 esac
 
 require_root
@@ -318,6 +319,7 @@ bench_storage() {
 
 [[ $what == memory || $what == all ]] && bench_memory
 [[ $what == apps || $what == all ]] && bench_apps
+[[ $what == start ]] && bench_start
 [[ $what == trap || $what == all ]] && bench_trap
 [[ $what == idle || $what == all ]] && bench_idle
 [[ $what == fabric || $what == all ]] && bench_fabric && bench_devices && bench_models

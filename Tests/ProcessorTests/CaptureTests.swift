@@ -178,6 +178,42 @@ struct CaptureTests {
         }
     }
 
+    /// A process that has ended and is not reaped by its parent, here because the parent is another program meanwhile. The bound is
+    /// one of processor time: a busy machine takes less.
+    @Test func aProcessThatNobodyReapsCostsNothing() throws {
+        func processorTime_ns() -> UInt64 {
+            let threads = directoryEntries("/proc/self/task").filter {
+                readText("/proc/self/task/\($0)/comm").hasPrefix("monitor")
+            }
+            return threads.reduce(0) { sum, thread in
+                sum + (UInt64(readText("/proc/self/task/\(thread)/schedstat").split(separator: " ").first ?? "") ?? 0)
+            }
+        }
+        func hasZombie() -> Bool {
+            directoryEntries("/proc").contains {
+                let status = readText("/proc/\($0)/status")
+                return status.hasPrefix("Name:\ttrue\n") && status.contains("State:\tZ")
+            }
+        }
+        try CapturePrograms.withDirectory { directory in
+            let launcher = try compile("launcher", directory)
+            var wasThere = false
+            var spent_ns: UInt64 = 0
+            let outcome = try CaptureRack().run(
+                ["/bin/sh", "-c", "/bin/true & exec /bin/sleep 2"], launcher: launcher,
+                during: { _ in
+                    wasThere = eventually(hasZombie)
+                    let before = processorTime_ns()
+                    var span = timespec(tv_sec: 0, tv_nsec: 300_000_000)
+                    nanosleep(&span, nil)
+                    spent_ns = processorTime_ns() &- before
+                })
+            #expect(wasThere)
+            #expect(outcome.status == 0)
+            #expect(spent_ns < 100_000_000)
+        }
+    }
+
     @Test func exitStatusAndSignalAreTheProgramsOwn() throws {
         try CapturePrograms.withDirectory { directory in
             let launcher = try compile("launcher", directory)
