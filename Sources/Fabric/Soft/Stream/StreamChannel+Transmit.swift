@@ -208,7 +208,13 @@ extension StreamChannel {
 
     /// Sends the staging buffer and a piece of the bulk behind it in one call; answers the bytes sent, or -errno.
     private func sendStaged(_ pair: SoftQueuePair) -> Int {
-        whileActive {
+        if bulk.left == 0 {
+            let sent = send(socket.raw, out + outStart, outEnd &- outStart, Int32(MSG_DONTWAIT) | Int32(MSG_NOSIGNAL))
+            if sent < 0 { return -Int(errno) }
+            outStart &+= sent
+            return sent
+        }
+        return whileActive {
             var parts = (iovec(), iovec())
             let staged = outEnd &- outStart
             parts.0 = iovec(iov_base: out + outStart, iov_len: staged)
@@ -234,7 +240,6 @@ extension StreamChannel {
     /// The next contiguous piece of the bulk. Nil when its memory has been deregistered and the frame cannot be ended
     /// honestly.
     private func bulkPiece(_ pair: SoftQueuePair) -> iovec? {
-        if bulk.left == 0 { return iovec(iov_base: nil, iov_len: 0) }
         if bulk.source == .entry {
             let index = started &- 1
             let entry = pair.sendQueue.entry(index)
