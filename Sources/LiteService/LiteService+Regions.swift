@@ -169,15 +169,21 @@ extension LiteService {
         return (status, 0, 0)
     }
 
-    /// Closes a program's handle; what is under way with it ends as it would have.
+    /// Closes a program's handle; what is under way with it ends as it would have. The node's last handle of a region waits for
+    /// that: the managing node asks nobody any more who has said that he has closed it, and gives its memory to the next.
     func closeRegion(_ session: Session, _ handle: UInt64) -> Int32 {
         guard let entry = session.takeHandle(handle, .region), let object = entry.object else { return Code.handle }
         let mapping = Unmanaged<Mapping>.fromOpaque(object).takeRetainedValue()
-        control.withLock { _ in
+        let isLast = control.withLock { _ in
             mapping.handles.removeAll { $0.session === session && $0.handle == handle }
             if mapping.handles.isEmpty { mapping.setUnused(true) }
+            return mapping.handles.isEmpty
         }
-        if mapping.underWay == 0 { retire(mapping) }
+        if isLast {
+            // What has not ended by then is asked for when the region is freed: the node still counts as having it open.
+            if mapping.awaitQuiet(until: .after(configuration.nodeTimeout)) != 0 { return Code.ok }
+            retire(mapping)
+        }
         if !entry.isDead { _ = ask(mapping.id.node, ClusterRequest(.closeRegion, mapping.id.number, 1)) }
         return Code.ok
     }

@@ -159,11 +159,8 @@ extension MonitorCore {
     func removeSpace(_ space: AddressSpace) {
         if space.isDead { return }
         space.isDead = true
-        if let agent = space.agent {
-            agent.kill()
-            try? epoll.remove(agent.descriptor.raw)
-            space.agent = nil
-        }
+        space.agent?.kill()
+        dropAgent(of: space)
         for user in space.users { try? epoll.remove(user.descriptor) }
         try? epoll.remove(space.userfault.raw)
         forgetPages(space, 0..<Page.count_max)
@@ -181,9 +178,25 @@ extension MonitorCore {
 
     private func agentEnded(_ space: AddressSpace) {
         guard let agent = space.agent, !agent.isAlive else { return }
+        dropAgent(of: space)
+        if isGone(space) { removeSpace(space) }
+    }
+
+    /// Forgets an agent that has ended or is about to. Whoever its parent is may not reap it for long: the program itself, where
+    /// that is the first process of a pid namespace.
+    func dropAgent(of space: AddressSpace) {
+        guard let agent = space.agent else { return }
         try? epoll.remove(agent.descriptor.raw)
         space.agent = nil
-        if isGone(space) { removeSpace(space) }
+        endedAgents.append(agent.process)
+        if endedAgents.count > Self.endedAgents_max { endedAgents.removeAll { !Self.isUnreaped($0) } }
+    }
+
+    private static let endedAgents_max = 64
+
+    /// Whether that is an agent that nobody has reaped. Reads /proc.
+    static func isUnreaped(_ process: Int32) -> Bool {
+        ProcessFiles.statusField(process, "Name") == "lego-agent"
     }
 
     /// A process of an address space has ended, and whoever shall reap it may wait for this thread's processor: when it was the

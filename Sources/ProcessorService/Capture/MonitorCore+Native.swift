@@ -154,8 +154,7 @@ extension MonitorCore {
         agent.kill()
         let deadline = Deadline.after(.seconds(2))
         while ProcessFiles.exists(agent.process) && !deadline.hasPassed { waitForEvents(space) }
-        try? epoll.remove(agent.descriptor.raw)
-        space.agent = nil
+        dropAgent(of: space)
     }
     /// CLONE_NEWTIME.
     private static let newTime: UInt64 = 0x80

@@ -124,6 +124,8 @@ extension MonitorCore {
     private func helperNumbers() -> Set<Int32> {
         var numbers: Set<Int32> = [1]
         for space in spaces { if let agent = space?.agent { numbers.insert(agent.innerNumber) } }
+        endedAgents.removeAll { !Self.isUnreaped($0) }
+        for process in endedAgents { if let number = ProcessFiles.innermostNumber(process) { numbers.insert(number) } }
         return numbers
     }
 

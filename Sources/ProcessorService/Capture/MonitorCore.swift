@@ -93,6 +93,8 @@ final class MonitorCore: @unchecked Sendable {
     static let fileSystems_max = 256
     /// A process has changed its limits: no agent has them.
     var limitsChanged = false
+    /// Agents that were forgotten, by their numbers in this pid namespace, until they are seen to be reaped.
+    var endedAgents: [Int32] = []
     /// A command to an agent's first thread is under way: no other may be given.
     var isAgentBusy = false
     /// Pages that leave because room is needed, and those that leave ahead of it.

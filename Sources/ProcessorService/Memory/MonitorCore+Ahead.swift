@@ -95,8 +95,7 @@ extension MonitorCore {
         ahead.evictor.settle()
         let batch = ahead.evictor.batch
         if !batch.isAnswered, let space = batch.space, let agent = batch.agent, space.agent === agent {
-            try? epoll.remove(agent.descriptor.raw)
-            space.agent = nil
+            dropAgent(of: space)
         }
         settle(batch)
         if !isAgentBusy { followForks() }

@@ -326,8 +326,7 @@ extension MonitorCore {
             logger.error("agent does not answer", metadata: ["program": "\(program)", "agent": "\(agent.process)"])
         case .died: break
         }
-        try? epoll.remove(agent.descriptor.raw)
-        space.agent = nil
+        dropAgent(of: space)
         return false
     }
 
