@@ -92,7 +92,7 @@ int lite_name(lite_t *lite, lite_handle_t handle, const char *name);
 // Maps the region of that name, anywhere in the cluster, for the given rights. The users (uid) of the program that
 // made it have LITE_ALL; others have what was granted. bytes (may be NULL): its size. LITE_ENOENT, LITE_EACCESS.
 int lite_map(lite_t *lite, const char *name, unsigned rights, lite_handle_t *handle, uint64_t *bytes);
-// Closes the handle; operations under way with it end as they would have. The region stays.
+// Closes the handle; operations under way with it end as they would have, and may be waited for. The region stays.
 int lite_unmap(lite_t *lite, lite_handle_t handle);
 // Grants rights to a user (or LITE_EVERYBODY), in place of those that it had. Needs LITE_ADMIN.
 int lite_grant(lite_t *lite, lite_handle_t handle, uint32_t user, unsigned rights);
