@@ -204,6 +204,7 @@ struct CaptureTests {
                 during: { _ in
                     wasThere = eventually(hasZombie)
                     let before = processorTime_ns()
+                    // For so long it is looked at; nothing is waited for.
                     var span = timespec(tv_sec: 0, tv_nsec: 300_000_000)
                     nanosleep(&span, nil)
                     spent_ns = processorTime_ns() &- before

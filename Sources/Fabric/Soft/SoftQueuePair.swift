@@ -86,9 +86,9 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     }
 
     public func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool {
-        guard let count = receiveQueue.append(id: id, local: local) else { return false }
+        guard let (index, count) = receiveQueue.append(id: id, local: local) else { return false }
         switch transport {
-        case .shared(let channel): channel.announce(count: count)
+        case .shared(let channel): channel.announce(index, count: count)
         case .stream(let channel):
             if state.load(ordering: .acquiring) == State.connected.rawValue { channel.announce(self) }
         }

@@ -169,8 +169,9 @@ final class ReceiveQueue: @unchecked Sendable {
     @inline(__always)
     func retire() { head.store(head.load(ordering: .relaxed) &+ 1, ordering: .releasing) }
 
-    /// Answers the size in bytes of the receive that it appended, or nil when the queue is full or the list too long.
-    func append(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Int? {
+    /// Answers the index and the size in bytes of the receive that it appended, or nil when the queue is full or the
+    /// list too long.
+    func append(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> (index: Int, count: Int)? {
         let index = tail.load(ordering: .relaxed)
         guard index &- head.load(ordering: .acquiring) < capacity, local.count <= elements_max else { return nil }
         let copy = elements + (index & mask) &* elements_max
@@ -182,11 +183,11 @@ final class ReceiveQueue: @unchecked Sendable {
         (entries + index & mask).initialize(
             to: ReceiveEntry(id: id, count: count, elementCount: local.count))
         tail.store(index &+ 1, ordering: .releasing)
-        return count
+        return (index, count)
     }
 }
 
-/// What takes an index to its place in a ring of at least `capacity` places: a division takes as long as a message's copy.
+/// What takes an index to its place in a ring of at least `capacity` places, without a division.
 func ringMask(_ capacity: Int) -> Int {
     capacity <= 1 ? 0 : 1 << (Int.bitWidth - (capacity - 1).leadingZeroBitCount) - 1
 }

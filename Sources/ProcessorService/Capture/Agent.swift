@@ -6,6 +6,8 @@ import Kernel
 /// The processor's end of an injected agent: the shared memory through which it is asked and the process that it is.
 /// Owned by the program's monitor thread; the evictor's part is the background evictor's while it has a batch.
 final class Agent {
+    /// What its process calls itself.
+    static let name = "lego-agent"
     let memory: MemoryFile
     /// The agent's process, in the processor's pid namespace.
     let process: Int32

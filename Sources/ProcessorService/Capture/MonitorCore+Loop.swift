@@ -196,7 +196,7 @@ extension MonitorCore {
 
     /// Whether that is an agent that nobody has reaped. Reads /proc.
     static func isUnreaped(_ process: Int32) -> Bool {
-        ProcessFiles.statusField(process, "Name") == "lego-agent"
+        ProcessFiles.statusField(process, "Name") == Agent.name
     }
 
     /// A process of an address space has ended, and whoever shall reap it may wait for this thread's processor: when it was the

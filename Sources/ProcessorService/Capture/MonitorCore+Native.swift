@@ -153,7 +153,7 @@ extension MonitorCore {
         awaitAhead(of: space)
         agent.kill()
         let deadline = Deadline.after(.seconds(2))
-        while ProcessFiles.exists(agent.process) && !deadline.hasPassed { waitForEvents(space) }
+        while agent.isAlive && !deadline.hasPassed { waitForEvents(space) }
         dropAgent(of: space)
     }
     /// CLONE_NEWTIME.

@@ -88,7 +88,7 @@ extension MonitorCore {
         }
     }
 
-    private static let helperNames = ["lego-init\n", "lego-agent\n"]
+    private static let helperNames = ["lego-init\n", Agent.name + "\n"]
 
     private static func isHelper(_ number: Int32, listedIn directory: Int32) -> Bool {
         let raw = openat(directory, "\(number)/comm", O_RDONLY | O_CLOEXEC)

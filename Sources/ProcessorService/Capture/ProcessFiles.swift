@@ -178,9 +178,6 @@ enum ProcessFiles {
         return stat("/proc/\(thread)/ns/\(kind)", &status) == 0 ? UInt64(status.st_ino) : nil
     }
 
-    /// Whether there is such a process, dead or alive.
-    static func exists(_ process: Int32) -> Bool { access("/proc/\(process)", F_OK) == 0 }
-
     /// Whether a process has been killed and is on its way out.
     static func isDying(_ process: Int32) -> Bool {
         guard let bytes = try? bytes("/proc/\(process)/status") else { return false }

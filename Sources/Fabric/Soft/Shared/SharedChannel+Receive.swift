@@ -5,11 +5,10 @@ import Synchronization
 
 extension SharedChannel {
     /// A receive has been posted: lets the peer know. On the poster's thread.
-    func announce(count: Int) {
-        lego_atomic_store_u32(mine.word32(PairPage.lengthsOffset) + announcePlace, UInt32(clamping: count))
-        announcePlace = announcePlace &+ 1 == receives ? 0 : announcePlace &+ 1
-        announced &+= 1
-        _ = lego_atomic_exchange_u64(mine.word64(PairPage.Word.posted), announced)
+    func announce(_ index: Int, count: Int) {
+        let lengths = mine.word32(PairPage.lengthsOffset)
+        lego_atomic_store_u32(lengths + index % receives, UInt32(clamping: count))
+        _ = lego_atomic_exchange_u64(mine.word64(PairPage.Word.posted), UInt64(index &+ 1))
         wakeSender()
     }
 

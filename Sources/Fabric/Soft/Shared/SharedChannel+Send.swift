@@ -118,7 +118,7 @@ extension SharedChannel {
         case let other: return other
         }
         put(.immediate, of: entry.pointee.count, immediate: entry.pointee.immediate)
-        useReceive()
+        messagesSent &+= 1
         return .finished(.success)
     }
 
@@ -128,10 +128,10 @@ extension SharedChannel {
         let count = entry.pointee.count
         if sendOffset == 0 {
             guard hasReceive else { return .waitingForReceive }
-            if count > Int(lengthsSeen[lengthPlace]) {
+            if count > Int(lengthsSeen[lengthPlace(messagesSent)]) {
                 guard hasRoom(0) else { return .waiting }
                 put(.tooLong, of: count)
-                useReceive()
+                messagesSent &+= 1
                 return .finished(.remoteOperation)
             }
         }
@@ -144,16 +144,13 @@ extension SharedChannel {
             sendOffset &+= piece
         } while sendOffset < count
         sendOffset = 0
-        useReceive()
+        messagesSent &+= 1
         return .finished(.success)
     }
 
-    /// A message has met its receive.
+    /// Where the length of a receive is.
     @inline(__always)
-    private func useReceive() {
-        messagesSent &+= 1
-        lengthPlace = lengthPlace &+ 1 == theirReceives ? 0 : lengthPlace &+ 1
-    }
+    private func lengthPlace(_ receive: UInt64) -> Int { Int(receive % UInt64(theirReceives)) }
 
     /// A long message goes in pieces: the receiver copies one while the next is being written. So large that a piece's
     /// own cost, some 50 ns, does not show.
@@ -178,10 +175,9 @@ extension SharedChannel {
         let posted = lego_atomic_load_u64(theirs.word64(PairPage.Word.posted)) &- messagesSent
         if posted > UInt64(theirReceives) { return }
         let lengths = theirs.word32(PairPage.lengthsOffset)
-        var place = lengthPlace
-        for _ in 0..<posted {
+        for receive in messagesSent..<messagesSent &+ posted {
+            let place = lengthPlace(receive)
             lengthsSeen[place] = lego_atomic_load_u32(lengths + place)
-            place = place &+ 1 == theirReceives ? 0 : place &+ 1
         }
         postedSeen = messagesSent &+ posted
     }

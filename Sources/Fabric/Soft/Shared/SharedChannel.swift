@@ -57,10 +57,9 @@ final class SharedChannel: @unchecked Sendable {
     var slotHeadSeen: UInt64 = 0
     var ringHeadSeen: UInt64 = 0
     var postedSeen: UInt64 = 0
-    /// The lengths of those receives, as they were then, in a ring as the peer has it, and the place of the next one: the
-    /// peer's own lie in lines that it writes with each receive.
+    /// The lengths of those receives, as they were then, in a ring as the peer has it: the peer's own lie in lines that it
+    /// writes with each receive.
     private(set) var lengthsSeen: UnsafeMutablePointer<UInt32>
-    var lengthPlace = 0
     var sendOffset = 0
     /// The key whose region has been asked for, 0 when none.
     var wantedKey: UInt32 = 0
@@ -70,10 +69,6 @@ final class SharedChannel: @unchecked Sendable {
     let owner = OwnerDialogue()
     /// A key whose region could not be mapped here, 0 when none.
     let unmappableKey = Atomic<UInt32>(0)
-
-    /// The poster's: the receives that the peer has been told of, and where the length of the next one goes.
-    var announced: UInt64 = 0
-    var announcePlace = 0
 
     // The receive driver's. The activity word has other readers.
     var slotHead: UInt64 = 0

@@ -18,7 +18,10 @@ extension StreamChannel {
         while true {
             switch consume(pair) {
             case .hungry:
-                if once, isSocketEmpty { return noteCredit(pair) }
+                if once, isSocketEmpty {
+                    noteCredit(pair)
+                    return true
+                }
                 // What the peer waits for goes before the call that is likely to find nothing.
                 if isSocketEmpty, !transmitAvailable(pair) { return false }
             case .paused: return true
@@ -33,7 +36,8 @@ extension StreamChannel {
                     taken = 0
                 }
             } else if result == -Int(EAGAIN) {
-                return noteCredit(pair)
+                noteCredit(pair)
+                return true
             } else if result != -Int(EINTR) {
                 // A peer that has not answered for too long, by its own clock or by the kernel's.
                 if result == -Int(ETIMEDOUT), pair.sendQueue.first < started {
@@ -44,9 +48,8 @@ extension StreamChannel {
         }
     }
 
-    private func noteCredit(_ pair: SoftQueuePair) -> Bool {
+    private func noteCredit(_ pair: SoftQueuePair) {
         if needsCredit(pair) { isCreditWanted.store(true, ordering: .sequentiallyConsistent) }
-        return true
     }
 
     private enum Consumption {
@@ -190,8 +193,6 @@ extension StreamChannel {
         var head = StreamFrame(.readPiece, sequence: frame.sequence)
         head.key = frame.key
         head.address = frame.address
-        // Whatever has succeeded before it needs no acknowledgement of its own.
-        isAcknowledgeWanted = false
         return answer(Answer(frame: head, left: Int(frame.count)))
     }
 
@@ -211,7 +212,6 @@ extension StreamChannel {
         }
         var head = StreamFrame(.atomicResult, sequence: frame.sequence)
         head.operand = former
-        isAcknowledgeWanted = false
         return answer(Answer(frame: head))
     }
 
@@ -219,7 +219,6 @@ extension StreamChannel {
     @discardableResult
     private func refuse(_ status: WorkStatus) -> Bool {
         isRefusing = true
-        isAcknowledgeWanted = false
         var head = StreamFrame(.refusal, sequence: frame.sequence)
         head.status = status
         return answer(Answer(frame: head))
@@ -309,10 +308,7 @@ extension StreamChannel {
         case .send, .writeImmediate:
             pushReceive(pair, .success)
             nextSequence &+= 1
-            isAcknowledgeWanted = true
-        case .write:
-            nextSequence &+= 1
-            isAcknowledgeWanted = true
+        case .write: nextSequence &+= 1
         case .readPiece: readOffset &+= Int(frame.count)
         case .lastReadPiece:
             readOffset = 0

@@ -45,7 +45,9 @@ extension StreamChannel {
     /// Tells what no other frame has told.
     private func stageCredit(_ pair: SoftQueuePair) -> Bool {
         let isCreditDue = isCreditWanted.exchange(false, ordering: .sequentiallyConsistent) && needsCredit(pair)
-        if isCreditDue || isAcknowledgeWanted && !isAcknowledgeDeferred { put(StreamFrame(.credit), pair) }
+        let isAcknowledgementDue =
+            nextSequence != acknowledgedSequence && !isRefusing && !isAcknowledgeDeferred
+        if isCreditDue || isAcknowledgementDue { put(StreamFrame(.credit), pair) }
         return true
     }
 
@@ -55,11 +57,11 @@ extension StreamChannel {
         var frame = frame
         if frame.kind.isAnswer {
             frame.acknowledged = frame.sequence
+            acknowledgedSequence = frame.sequence &+ 1
         } else {
             frame.acknowledged = nextSequence
-            isAcknowledgeWanted = false
+            acknowledgedSequence = nextSequence
         }
-        acknowledgedSequence = frame.acknowledged
         frame.posted = UInt32(truncatingIfNeeded: pair.receiveQueue.posted)
         advertised.store(frame.posted, ordering: .sequentiallyConsistent)
         frame.encode(to: out + outEnd)
@@ -192,7 +194,6 @@ extension StreamChannel {
         answer.initialize(to: Answer(frame: refusal))
         // Nothing after it counts.
         answerTail = answerHead &+ 1
-        isAcknowledgeWanted = false
         isRefusing = true
     }
 

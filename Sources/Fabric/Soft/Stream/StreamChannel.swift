@@ -71,11 +71,10 @@ final class StreamChannel: @unchecked Sendable {
     private(set) var answerCapacity = 1
     var answerHead = 0
     var answerTail = 0
-    var isAcknowledgeWanted = false
     /// The acknowledgement goes with the next frame, which is often the program's answer to what has just come; a look that
     /// finds nothing sends it by itself.
     var isAcknowledgeDeferred = false
-    /// What a frame has acknowledged.
+    /// All requests before this one have been acknowledged or answered, once what is staged has been sent.
     var acknowledgedSequence: UInt32 = 0
     let isCreditWanted = Atomic<Bool>(false)
     var messagesSent: UInt32 = 0
