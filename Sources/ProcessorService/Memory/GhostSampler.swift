@@ -1,11 +1,13 @@
 /// The precision of a prefetcher, without a look at accessed bits: of the pages that it would bring, one in sixteen is left
-/// unfetched, and those that fault soon are counted. Owned by the monitor thread; no allocation after `init`.
+/// unfetched, or one in 64 while nearly all are used, and those that fault soon are counted. Owned by the monitor thread; no
+/// allocation after `init`.
 struct GhostSampler: ~Copyable {
     private static let ghostBits: UInt64 = 10
     /// Faults after which an unfetched page has not been used soon.
     private static let age_max: UInt64 = 4096
     /// Fetching pays when this share of what it would bring is used, in per cent.
     private static let precision_min = 40
+    private static let precision_high = 85
     private static let tries_min = 16
     private static let tries_max = 512
 
@@ -39,11 +41,14 @@ struct GhostSampler: ~Copyable {
         ghost.pointee = 0
     }
 
-    /// Whether to leave a page unfetched, to see whether it is used: one in sixteen.
+    /// Nearly all of what it would bring is used.
+    private var isPrecise: Bool { !isYoung && hits * 100 >= tries * Self.precision_high }
+
+    /// Whether to leave a page unfetched, to see whether it is used.
     @inline(__always)
     mutating func samples(_ page: UInt64) -> Bool {
         random = random &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
-        if random >> 60 != 0 { return false }
+        if random >> (isPrecise ? 58 : 60) != 0 { return false }
         sample(page)
         return true
     }

@@ -15,6 +15,8 @@ extension MonitorCore {
         var batches = 0
         var waited_ns: UInt64 = 0
         var notBefore = Deadline(nanoseconds: 0)
+        /// How long the next pause is. Doubles while one follows the other.
+        var pause = MonitorCore.aheadPause_min
         /// The monitor waits for the batch; what has happened meanwhile is followed when that has been settled.
         var isAwaited = false
     }
@@ -24,7 +26,9 @@ extension MonitorCore {
     private static let batchesPerReview = 16
     /// Where batches are waited for, the other processors are busy.
     private static let waitedMean_max_ns: UInt64 = 30_000
-    private static let aheadPause: Duration = .milliseconds(250)
+    /// A burst, as of a program that fills its memory, is over soon; other programs stay.
+    fileprivate static let aheadPause_min: Duration = .milliseconds(4)
+    private static let aheadPause_max: Duration = .milliseconds(256)
     /// Pauses of some 50 ns for which a batch is polled for.
     private static let aheadSpins = 2_000
 
@@ -46,7 +50,10 @@ extension MonitorCore {
 
     private func reviewAhead() {
         if ahead.waited_ns / UInt64(ahead.batches) > Self.waitedMean_max_ns {
-            ahead.notBefore = .after(Self.aheadPause)
+            ahead.notBefore = .after(ahead.pause)
+            ahead.pause = min(ahead.pause * 2, Self.aheadPause_max)
+        } else {
+            ahead.pause = Self.aheadPause_min
         }
         (ahead.batches, ahead.waited_ns) = (0, 0)
     }

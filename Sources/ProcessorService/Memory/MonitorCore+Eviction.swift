@@ -154,7 +154,8 @@ extension MonitorCore {
             guard let entry = space.table.find(page), queue.belongs(entry.pointee), !entry.pointee.isLeaving else {
                 continue
             }
-            if entry.pointee.isKept {
+            if entry.pointee.isKept || entry.pointee.isWanted {
+                entry.pointee.clear(PageEntry.wanted)
                 queue.push(page, stamp: arrivals >> 6, table: &space.table)
             } else {
                 batch.insert(page)
@@ -224,7 +225,7 @@ extension MonitorCore {
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
         if entry.pointee.isProven { space.residentProven -= 1 }
         entry.pointee.clear(
-            PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven)
+            PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven | PageEntry.wanted)
         departures &+= 1
         entry.pointee.departure = max(1, departures >> 6 & 0xffff)
         space.resident -= 1

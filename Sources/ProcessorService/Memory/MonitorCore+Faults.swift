@@ -213,17 +213,23 @@ extension MonitorCore {
         } else {
             space.streams.restart(page)
         }
+        // What the thread comes to next is brought before it goes on: on the monitor's processor it does so at once, and
+        // would fault on each of those pages.
+        if let trail {
+            follow(space, trail)
+        } else if prediction.window == 1 {
+            stride(space, page, thread: message.thread)
+        }
+        if space.isDead { return }
+        // Somebody pointed to it, or its pages were moved meanwhile.
+        if !entry.pointee.isRemote { return space.deferred.append(message) }
         if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
         let isOverwritten = message.is_write != 0 || writesFollow(space, prediction, first, count)
         let writable = isOverwritten || space.habit.assumesWrite(page)
         bring(space, first, firstEntry, count, message, writable: writable)
-        // The thread goes on already. What is about to be overwritten points nowhere.
-        if let trail {
-            follow(space, trail)
-        } else if prediction.window == 1 {
-            stride(space, page, thread: message.thread)
-        } else if count >= Self.followedWindow_min && !isOverwritten {
+        // A window is scanned where it was brought, while the thread goes on. What is about to be overwritten points nowhere.
+        if trail == nil && count >= Self.followedWindow_min && !isOverwritten {
             followWindow(space, first, count, isDown: prediction.isDown)
         }
     }

@@ -24,7 +24,10 @@ extension MonitorCore {
         var found = 0
         var pointers = 0
         var last = UInt64.max
+        var pages = 0
         while cursor.pages > 0 {
+            let before = pointers
+            pages += 1
             let address = off_t(truncatingIfNeeded: Page.address(cursor.page))
             if pread(agent.programMemory.raw, scanned, Int(Page.bytes), address) == Int(Page.bytes) {
                 while cursor.hasWord {
@@ -35,14 +38,19 @@ extension MonitorCore {
                     // What lies one behind the other is a stream of its own, and comes with that in larger windows.
                     let isNext = page == last &+ 1 || page &+ 1 == last
                     last = page
-                    guard !isNext, let entry = space.table.find(page), entry.pointee.isRemote else { continue }
+                    guard !isNext, let entry = space.table.find(page) else { continue }
+                    // It would often have left by the time it is used.
+                    if isFetching && entry.pointee.isResident { entry.pointee.set(PageEntry.wanted) }
+                    if !entry.pointee.isRemote { continue }
                     if found == most {
+                        // A trigger that comes with the others would never fault.
+                        if isFetching && isFollowed(page, among: found, of: found) { continue }
                         if isFetching { space.trail.resume(cursor, at: page) }
                         return bringFollowed(space, isFetching ? found : 0)
                     }
                     if !isFetching {
                         space.trail.ghosts.sample(page)
-                    } else if space.trail.ghosts.samples(page) || isFollowed(page, found) {
+                    } else if space.trail.ghosts.samples(page) || isFollowed(page, among: 8, of: found) {
                         continue
                     }
                     followed[found] = page
@@ -52,14 +60,23 @@ extension MonitorCore {
             // Where the first page points nowhere, or one page says all, the rest is not looked at.
             if isNew && cursor.page == start.page && pointers < Self.pointers_min || !isFetching { break }
             cursor.nextPage()
+            if cursor.pages == 0 && pages < StreamDetector.window_max && pointers - before >= Self.pointers_min {
+                goOn(&cursor, space)
+            }
         }
         bringFollowed(space, isFetching ? found : 0)
     }
 
-    /// Whether a page is among the last few that were found.
+    /// Behind a window there may be pages that are still here: no fault of theirs would say that the stream is there.
     @inline(__always)
-    private func isFollowed(_ page: UInt64, _ found: Int) -> Bool {
-        for index in max(0, found - 8)..<found where followed[index] == page { return true }
+    private func goOn(_ cursor: inout PointerTrail.Cursor, _ space: AddressSpace) {
+        if let entry = space.table.find(cursor.page), entry.pointee.isResident { cursor.pages = 1 }
+    }
+
+    /// Whether a page is among the last few of those that were found.
+    @inline(__always)
+    private func isFollowed(_ page: UInt64, among last: Int, of found: Int) -> Bool {
+        for index in max(0, found - last)..<found where followed[index] == page { return true }
         return false
     }
 
@@ -106,9 +123,9 @@ extension MonitorCore {
         var next = Int(page)
         for _ in 0..<min(run.count, followPages) {
             next += run.stride
-            guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)),
-                entry.pointee.isRemote
-            else { continue }
+            guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)) else { continue }
+            if isFetching && entry.pointee.isResident { entry.pointee.set(PageEntry.wanted) }
+            if !entry.pointee.isRemote { continue }
             if !isFetching { return space.strides.ghosts.sample(UInt64(next)) }
             if space.strides.ghosts.samples(UInt64(next)) { continue }
             followed[found] = UInt64(next)

@@ -32,6 +32,10 @@ struct PageEntry: Equatable {
     /// As `pinned`, for as long as a thread's call on a futex may last (`MonitorCore+Futexes.swift`).
     static let held: UInt64 = 1 << 30
 
+    /// Resident, and about to be used: passed over once when it has become the oldest.
+    static let wanted: UInt64 = 1 << 31
+
+    @inline(__always) var isWanted: Bool { bits & Self.wanted != 0 }
     @inline(__always) var isLeaving: Bool { bits & Self.leaving != 0 }
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
     /// Resident, write-protected, and staying.

@@ -33,25 +33,31 @@ struct PointerTrail: ~Copyable {
         }
     }
 
-    private struct Trigger {
-        /// 0: none.
-        var page: UInt64
-        var cursor: Cursor
-    }
-    private static let triggerBits: UInt64 = 6
+    /// Several walks at once set one trigger after the other: in a table without ways they would soon overwrite each other's,
+    /// and a walk without a trigger has to wait for its stream's next window.
+    private static let setBits: UInt64 = 5
+    private static let ways = 4
 
-    private let triggers: UnsafeMutablePointer<Trigger>
+    /// Pages, those of a set from the newest to the oldest; 0: none.
+    private let triggers: UnsafeMutablePointer<UInt64>
+    /// Where to go on at each of them.
+    private let cursors: UnsafeMutablePointer<Cursor>
     /// What the pages are worth that it brings.
     var ghosts = GhostSampler()
     private var windows = 0
 
     init() {
-        triggers = .allocate(capacity: 1 << Int(Self.triggerBits))
-        triggers.initialize(
-            repeating: Trigger(page: 0, cursor: Cursor(window: 0, 1, isDown: false)), count: 1 << Int(Self.triggerBits))
+        let count = Self.ways << Int(Self.setBits)
+        triggers = .allocate(capacity: count)
+        triggers.initialize(repeating: 0, count: count)
+        cursors = .allocate(capacity: count)
+        cursors.initialize(repeating: Cursor(window: 0, 1, isDown: false), count: count)
     }
 
-    deinit { triggers.deallocate() }
+    deinit {
+        triggers.deallocate()
+        cursors.deallocate()
+    }
 
     /// Whether a stream's new window shall be scanned: each while that pays or is not known yet, else now and then one.
     mutating func wantsWindow() -> Bool {
@@ -63,14 +69,23 @@ struct PointerTrail: ~Copyable {
     @inline(__always)
     mutating func fault(_ page: UInt64) -> Cursor? {
         ghosts.fault(page)
-        let trigger = triggers + PageHash.slot(page, Self.triggerBits)
-        if trigger.pointee.page != page || page == 0 { return nil }
-        trigger.pointee.page = 0
-        return trigger.pointee.cursor
+        let set = Self.ways * PageHash.slot(page, Self.setBits)
+        for place in set..<set + Self.ways where triggers[place] == page && page != 0 {
+            triggers[place] = 0
+            return cursors[place]
+        }
+        return nil
     }
 
     /// Sets the trigger for the rest of a scan.
     mutating func resume(_ cursor: Cursor, at page: UInt64) {
-        triggers[PageHash.slot(page, Self.triggerBits)] = Trigger(page: page, cursor: cursor)
+        let set = Self.ways * PageHash.slot(page, Self.setBits)
+        var place = set
+        while place < set + Self.ways - 1, triggers[place] != 0 { place += 1 }
+        while place > set {
+            (triggers[place], cursors[place]) = (triggers[place - 1], cursors[place - 1])
+            place -= 1
+        }
+        (triggers[set], cursors[set]) = (page, cursor)
     }
 }
