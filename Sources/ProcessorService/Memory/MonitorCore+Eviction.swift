@@ -149,12 +149,17 @@ extension MonitorCore {
 
     private func pick(_ batch: EvictionBatch, _ queue: inout EvictionQueue, _ space: AddressSpace, _ count: Int) {
         var tries = queue.count
+        // A scan can find that nearly all that is here is about to be used; something leaves all the same.
+        var passes = min(4 * count, tries / 2)
         while batch.count < count, tries > 0, let page = queue.pop() {
             tries -= 1
             guard let entry = space.table.find(page), queue.belongs(entry.pointee), !entry.pointee.isLeaving else {
                 continue
             }
-            if entry.pointee.isKept || entry.pointee.isWanted {
+            if entry.pointee.isKept {
+                queue.push(page, stamp: arrivals >> 6, table: &space.table)
+            } else if entry.pointee.isWanted && passes > 0 {
+                passes -= 1
                 entry.pointee.clear(PageEntry.wanted)
                 queue.push(page, stamp: arrivals >> 6, table: &space.table)
             } else {
