@@ -31,7 +31,6 @@ struct PageEntry: Equatable {
     static let leaving: UInt64 = 1 << 29
     /// As `pinned`, for as long as a thread's call on a futex may last (`MonitorCore+Futexes.swift`).
     static let held: UInt64 = 1 << 30
-
     /// Resident, and about to be used: passed over once when it has become the oldest.
     static let wanted: UInt64 = 1 << 31
 
