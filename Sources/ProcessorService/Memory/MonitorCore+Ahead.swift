@@ -27,7 +27,7 @@ extension MonitorCore {
     /// Where batches are waited for, the other processors are busy.
     private static let waitedMean_max_ns: UInt64 = 30_000
     /// A burst, as of a program that fills its memory, is over soon; other programs stay.
-    fileprivate static let aheadPause_min: Duration = .milliseconds(4)
+    private static let aheadPause_min: Duration = .milliseconds(4)
     private static let aheadPause_max: Duration = .milliseconds(256)
     /// Pauses of some 50 ns for which a batch is polled for.
     private static let aheadSpins = 2_000

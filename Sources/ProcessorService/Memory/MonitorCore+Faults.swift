@@ -188,11 +188,21 @@ extension MonitorCore {
     private func serveStored(
         _ space: AddressSpace, _ page: UInt64, _ entry: PageTable.EntryPointer, _ message: lego_uffd_message
     ) {
+        let trail = space.trail.fault(page)
+        let prediction = space.streams.predict(page)
+        // What the thread comes to next is brought before it goes on: on the monitor's processor it does so at once, and
+        // would fault on each of those pages.
+        if let trail {
+            follow(space, trail)
+        } else if prediction.window == 1 {
+            stride(space, page, thread: message.thread)
+        }
+        if space.isDead { return }
+        // Somebody pointed to it, or its pages were moved meanwhile.
+        if !entry.pointee.isRemote { return space.deferred.append(message) }
         var first = page
         var count = 1
         var firstEntry = entry
-        let trail = space.trail.fault(page)
-        let prediction = space.streams.predict(page)
         if prediction.window > 1 {
             let window = min(prediction.window, windowPages)
             // Windows end with the table's leaf, so that entries and pages are both contiguous.
@@ -213,16 +223,6 @@ extension MonitorCore {
         } else {
             space.streams.restart(page)
         }
-        // What the thread comes to next is brought before it goes on: on the monitor's processor it does so at once, and
-        // would fault on each of those pages.
-        if let trail {
-            follow(space, trail)
-        } else if prediction.window == 1 {
-            stride(space, page, thread: message.thread)
-        }
-        if space.isDead { return }
-        // Somebody pointed to it, or its pages were moved meanwhile.
-        if !entry.pointee.isRemote { return space.deferred.append(message) }
         if !makeRoom(count) && count > 1 { (first, firstEntry, count) = (page, entry, 1) }
         if space.isDead { return }
         let isOverwritten = message.is_write != 0 || writesFollow(space, prediction, first, count)

@@ -38,19 +38,16 @@ extension MonitorCore {
                     // What lies one behind the other is a stream of its own, and comes with that in larger windows.
                     let isNext = page == last &+ 1 || page &+ 1 == last
                     last = page
-                    guard !isNext, let entry = space.table.find(page) else { continue }
-                    // It would often have left by the time it is used.
-                    if isFetching && entry.pointee.isResident { entry.pointee.set(PageEntry.wanted) }
-                    if !entry.pointee.isRemote { continue }
+                    guard !isNext, let entry = space.table.find(page), isAbsent(entry, isFetching) else { continue }
+                    // Above all it is no trigger: it comes with the others, and would never fault.
+                    if isFetching && isFollowed(page, found) { continue }
                     if found == most {
-                        // A trigger that comes with the others would never fault.
-                        if isFetching && isFollowed(page, among: found, of: found) { continue }
                         if isFetching { space.trail.resume(cursor, at: page) }
                         return bringFollowed(space, isFetching ? found : 0)
                     }
                     if !isFetching {
                         space.trail.ghosts.sample(page)
-                    } else if space.trail.ghosts.samples(page) || isFollowed(page, among: 8, of: found) {
+                    } else if space.trail.ghosts.samples(page) {
                         continue
                     }
                     followed[found] = page
@@ -60,23 +57,27 @@ extension MonitorCore {
             // Where the first page points nowhere, or one page says all, the rest is not looked at.
             if isNew && cursor.page == start.page && pointers < Self.pointers_min || !isFetching { break }
             cursor.nextPage()
-            if cursor.pages == 0 && pages < StreamDetector.window_max && pointers - before >= Self.pointers_min {
-                goOn(&cursor, space)
+            // Behind a window there may be pages that are still here: no fault of theirs would say that the stream is there.
+            if cursor.pages == 0, pages < StreamDetector.window_max, pointers - before >= Self.pointers_min,
+                cursor.page < Page.count_max, let entry = space.table.find(cursor.page), entry.pointee.isResident
+            {
+                cursor.pages = 1
             }
         }
         bringFollowed(space, isFetching ? found : 0)
     }
 
-    /// Behind a window there may be pages that are still here: no fault of theirs would say that the stream is there.
+    /// Whether a page that is about to be used can be brought. One that is here would often have left by then.
     @inline(__always)
-    private func goOn(_ cursor: inout PointerTrail.Cursor, _ space: AddressSpace) {
-        if let entry = space.table.find(cursor.page), entry.pointee.isResident { cursor.pages = 1 }
+    private func isAbsent(_ entry: PageTable.EntryPointer, _ isFetching: Bool) -> Bool {
+        if isFetching && entry.pointee.isResident { entry.pointee.set(PageEntry.wanted) }
+        return entry.pointee.isRemote
     }
 
-    /// Whether a page is among the last few of those that were found.
+    /// Whether a page is among those that were found.
     @inline(__always)
-    private func isFollowed(_ page: UInt64, among last: Int, of found: Int) -> Bool {
-        for index in max(0, found - last)..<found where followed[index] == page { return true }
+    private func isFollowed(_ page: UInt64, _ found: Int) -> Bool {
+        for index in 0..<found where followed[index] == page { return true }
         return false
     }
 
@@ -123,9 +124,9 @@ extension MonitorCore {
         var next = Int(page)
         for _ in 0..<min(run.count, followPages) {
             next += run.stride
-            guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)) else { continue }
-            if isFetching && entry.pointee.isResident { entry.pointee.set(PageEntry.wanted) }
-            if !entry.pointee.isRemote { continue }
+            guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)),
+                isAbsent(entry, isFetching)
+            else { continue }
             if !isFetching { return space.strides.ghosts.sample(UInt64(next)) }
             if space.strides.ghosts.samples(UInt64(next)) { continue }
             followed[found] = UInt64(next)
