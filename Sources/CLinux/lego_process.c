@@ -95,6 +95,11 @@ int lego_get_limit(pid_t process, enum lego_limit limit, uint64_t *soft, uint64_
   return 0;
 }
 
+int lego_set_limit(pid_t process, enum lego_limit limit, uint64_t soft, uint64_t hard) {
+  struct rlimit wanted = {.rlim_cur = soft, .rlim_max = hard};
+  return prlimit(process, (enum __rlimit_resource)limit, &wanted, NULL) < 0 ? -errno : 0;
+}
+
 int lego_raise_descriptor_limit(void) {
   struct rlimit limit;
   if (getrlimit(RLIMIT_NOFILE, &limit) < 0) return -errno;

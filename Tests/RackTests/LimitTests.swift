@@ -62,6 +62,32 @@ struct LimitTests {
         }
     }
 
+    /// Limits that leave less room than an agent takes: of addresses, of data, of descriptors, in a forked child and in the
+    /// image that it becomes.
+    @Test func limitsWithoutRoomForAnAgent() throws {
+        let script = """
+            for limit in v:2000 v:3000 v:4000 v:8000 v:30000 d:0 d:300 d:600 d:2000 n:3 n:4 n:6 n:9 n:20; do
+                (
+                    ulimit -${limit%:*} ${limit#*:}
+                    /bin/true; echo $limit $?
+                    cut -b 1 /dev/null; echo $limit $?
+                    (exit 3); echo $limit $?
+                    exec perl -e '@a = (1..1000); print scalar(@a), qq(\\n)'
+                ) 2> /dev/null
+                echo $limit $?
+            done
+            """
+        let native = try Command(
+            "setpriv", ["--reuid=nobody", "--regid=nogroup", "--clear-groups", "/bin/bash", "-c", script]
+        ).run()
+        #expect(native.text.contains("v:2000 127") && native.text.contains("v:30000 0"), "\(native.text)")
+        try Rack.with { rack in
+            let result = try rack.run(["--user", "nobody"], ["/bin/bash", "-c", script])
+            #expect(result.status == native.status, "\(result.errors)")
+            #expect(result.text == native.text)
+        }
+    }
+
     @Test func aProgramStaysOnItsProcessors() throws {
         try Rack.with { rack in
             let script = """

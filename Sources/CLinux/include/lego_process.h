@@ -16,9 +16,17 @@ int lego_pidfd_reap(int pidfd, int wait, int *status);
 int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number);
 
 // Limits of memory, as <sys/resource.h> numbers them.
-enum lego_limit { LEGO_LIMIT_DATA = 2, LEGO_LIMIT_LOCKED = 8, LEGO_LIMIT_ADDRESS_SPACE = 9 };
+enum lego_limit {
+  LEGO_LIMIT_DATA = 2,
+  LEGO_LIMIT_PROCESSES = 6,
+  LEGO_LIMIT_DESCRIPTORS = 7,
+  LEGO_LIMIT_LOCKED = 8,
+  LEGO_LIMIT_ADDRESS_SPACE = 9,
+};
 // What a process has of a limit (prlimit(2)). Answers 0 or -errno: -EPERM for another user's, without CAP_SYS_RESOURCE.
 int lego_get_limit(pid_t process, enum lego_limit limit, uint64_t *soft, uint64_t *hard);
+// Sets it. Answers 0 or -errno: -EPERM as above, and for more than its hard limit.
+int lego_set_limit(pid_t process, enum lego_limit limit, uint64_t soft, uint64_t hard);
 // Where a thread says that its robust futexes are listed (get_robust_list(2)); 0: nowhere.
 int lego_robust_list(pid_t thread, uint64_t *head);
 

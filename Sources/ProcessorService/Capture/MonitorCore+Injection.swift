@@ -94,7 +94,10 @@ extension MonitorCore {
         let deadline = Deadline.after(Self.patience)
         let idle = { self.serveWhileInjecting(known) }
 
-        var handover = try prepareHandover(notification, known)
+        let raised = raiseLimits(notification.thread)
+        defer { putBack(raised, notification.thread) }
+        var lent: [Int32] = []
+        let prepared = try prepareHandover(notification, known, &lent)
         let result = lego_seccomp_answer(notification.listener, notification.id, 0)
         if result == -ENOENT { throw .gone }
         try tracee.waitForStop(LEGO_STOP_INTERRUPT, until: deadline, idle: idle)
@@ -106,26 +109,15 @@ extension MonitorCore {
             tracee.saved.orig_rax = .max
         }
         try tracee.holdSignals()
-        if known?.agentMemory == nil || known?.agentMemory !== handover.memory {
-            // What is replaced: all of an agent that was killed before it was known, or the code that a fork has left. The
-            // filter lets only such code make the call, whose instruction is the same afterwards.
-            let isThere = known != nil || readAgentPage(notification.thread)?.nonce == nonce
-            let place = UInt64(MAP_SHARED | (isThere ? MAP_FIXED : MAP_FIXED_NOREPLACE))
-            let instruction = isThere ? Self.agentCallInstruction : stopped.rip - 2
-            // Code and data apart: a process may have denied itself memory that is both (PR_SET_MDWE).
-            let code = UInt64(LEGO_AGENT_CODE_BYTES)
-            for (offset, bytes, protection) in [
-                (0, code, PROT_READ | PROT_EXEC),
-                (code, UInt64(handover.memory.count) - code, PROT_READ | PROT_WRITE),
-            ] {
-                let mapped = try tracee.call(
-                    SystemCall.mmap, at: instruction, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
-                    place, UInt64(handover.memoryNumber), offset, until: deadline, idle: idle)
-                if mapped != Int64(LEGO_AGENT_BASE + offset) {
-                    throw .failed(
-                        "its address space has no room for the agent (\(KernelError.text(Int32(clamping: -mapped))))")
-                }
+        guard !raised.areTight, var handover = prepared,
+            try mapAgent(handover, &tracee, known, stopped, until: deadline, idle: idle)
+        else {
+            for number in lent {
+                _ = try tracee.call(
+                    SystemCall.close, at: stopped.rip - 2, UInt64(number), 0, 0, 0, 0, 0, until: deadline, idle: idle)
             }
+            makeNative(notification.thread)
+            return try tracee.letGo()
         }
         var boot = stopped
         boot.rip = UInt64(LEGO_AGENT_BASE) + lego_agent_boot_offset()
@@ -155,6 +147,34 @@ extension MonitorCore {
             if isKilled, case .failed = error { throw .agentKilled }
             throw error
         }
+    }
+
+    /// Has the thread map the agent's memory file, unless it is mapped still. False where there is no room for it: at a limit that could not be
+    /// raised, of addresses, of mappings or of locked memory, or where something else lies there.
+    private func mapAgent(
+        _ handover: borrowing Handover, _ tracee: inout Tracee, _ known: AddressSpace?, _ stopped: lego_registers,
+        until deadline: Deadline, idle: () -> Void
+    ) throws(Tracee.Failure) -> Bool {
+        if let known, known.agentMemory === handover.memory { return true }
+        // What is replaced: all of an agent that was killed before it was known, or the code that a fork has left. The
+        // filter lets only such code make the call, whose instruction is the same afterwards.
+        let isThere = known != nil || readAgentPage(tracee.thread)?.nonce == nonce
+        let place = UInt64(MAP_SHARED | (isThere ? MAP_FIXED : MAP_FIXED_NOREPLACE))
+        let instruction = isThere ? Self.agentCallInstruction : stopped.rip - 2
+        // Code and data apart: a process may have denied itself memory that is both (PR_SET_MDWE).
+        let code = UInt64(LEGO_AGENT_CODE_BYTES)
+        for (offset, bytes, protection) in [
+            (0, code, PROT_READ | PROT_EXEC),
+            (code, UInt64(handover.memory.count) - code, PROT_READ | PROT_WRITE),
+        ] {
+            let mapped = try tracee.call(
+                SystemCall.mmap, at: instruction, UInt64(LEGO_AGENT_BASE) + offset, bytes, UInt64(protection),
+                place, UInt64(handover.memoryNumber), offset, until: deadline, idle: idle)
+            if mapped == Int64(LEGO_AGENT_BASE + offset) { continue }
+            if [ENOMEM, EAGAIN, EEXIST].contains(where: { mapped == -Int64($0) }) { return false }
+            throw .failed("the agent's memory cannot be mapped: \(KernelError.text(Int32(clamping: -mapped)))")
+        }
+        return true
     }
 
     /// The `syscall` of the restorer, behind the instruction that loads the call's number.
@@ -208,9 +228,15 @@ extension MonitorCore {
         mutating func takeUserfault() -> Descriptor? { userfault.take() }
     }
 
+    /// Gives the thread what it needs, and says which descriptors. nil at the program's own limit of descriptors.
     private func prepareHandover(
-        _ notification: lego_notification, _ known: AddressSpace?
-    ) throws(Tracee.Failure) -> Handover {
+        _ notification: lego_notification, _ known: AddressSpace?, _ lent: inout [Int32]
+    ) throws(Tracee.Failure) -> Handover? {
+        func lend(_ descriptor: Int32) throws(KernelError) -> Int32 {
+            let number = try add(notification, descriptor)
+            lent.append(number)
+            return number
+        }
         do {
             // An address space whose agent was killed still has the memory mapped.
             let isMapped = isAgentMapped(notification.thread, known)
@@ -241,23 +267,22 @@ extension MonitorCore {
             evictorPage.assumingMemoryBound(to: lego_agent_page.self).pointee = lego_agent_page()
             page.pointee.identity = known?.identity ?? 0
             page.pointee.is_new_image = known == nil ? 1 : 0
-            let number = try add(notification, memory.descriptor)
+            let number = try lend(memory.descriptor)
             page.pointee.memory_file = number
-            page.pointee.userfault_device = try add(notification, userfaultDevice.raw)
-            page.pointee.socket = try add(notification, agentSocket.raw)
+            page.pointee.userfault_device = try lend(userfaultDevice.raw)
+            page.pointee.socket = try lend(agentSocket.raw)
             let ends = try makePipe()
             let evictorEnds = try makePipe()
-            page.pointee.pipes.0 = try add(notification, ends.writer.raw)
-            page.pointee.pipes.1 = try add(notification, evictorEnds.writer.raw)
+            page.pointee.pipes.0 = try lend(ends.writer.raw)
+            page.pointee.pipes.1 = try lend(evictorEnds.writer.raw)
             // A number that is none is closed all the same, and to no effect.
-            page.pointee.names = namesDirectory < 0 ? -1 : try add(notification, namesDirectory)
+            page.pointee.names = namesDirectory < 0 ? -1 : try lend(namesDirectory)
             return Handover(
                 memory: memory, memoryNumber: number, socket: socket, pipe: ends.takeReader(),
                 evictorPipe: evictorEnds.takeReader())
         } catch let error as KernelError {
             if error.number == ENOENT { throw .gone }
-            // The program's own limit of descriptors.
-            if error.number == EMFILE { throw .unavailable }
+            if error.number == EMFILE { return nil }
             throw .failed("\(error)")
         } catch {
             throw .failed("\(error)")
@@ -284,8 +309,8 @@ extension MonitorCore {
         return words.nonce == nonce && words.identity == known.identity
     }
 
-    /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace. Nothing when the
-    /// thread could not clone an agent, for a limit of processes (RLIMIT_NPROC).
+    /// Waits for the agent's greeting: the kernel attests its process number in this pid namespace. Nothing when there can
+    /// be no agent, for a limit of processes (RLIMIT_NPROC) or of memory.
     private func receive(
         _ handover: inout Handover, _ tracee: inout Tracee, _ known: AddressSpace?, until deadline: Deadline,
         idle: () -> Void
@@ -313,6 +338,11 @@ extension MonitorCore {
             throw error
         }
         let userfault = letter.takeDescriptor()
+        if [ENOMEM, EAGAIN, EMFILE].contains(-letter.problem) {
+            // It has ended.
+            try waitForBoot(handover, &tracee, until: deadline, idle: idle)
+            return nil
+        }
         if letter.problem != 0 { throw .failed("the agent cannot start: \(KernelError.text(abs(letter.problem)))") }
         do {
             guard let pipe = handover.pipe.take(), let evictorPipe = handover.evictorPipe.take() else {

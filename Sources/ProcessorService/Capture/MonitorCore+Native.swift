@@ -101,8 +101,11 @@ extension MonitorCore {
         return ProcessFiles.namespace(thread, "pid_for_children") == ProcessFiles.namespace(thread, "pid")
     }
 
-    /// Whether a process without an identity was left to the kernel, in the image that it still runs.
+    /// Whether a process without an agent was left to the kernel, in the image that it still runs.
     func isNative(_ thread: Int32) -> Bool {
+        if spaces.contains(where: { $0?.isNative ?? false }), space(identity: readIdentity(thread))?.isNative ?? false {
+            return true
+        }
         if natives.isEmpty { return false }
         let process = ProcessFiles.process(ofThread: thread)
         guard let image = natives[process] else { return false }

@@ -202,10 +202,13 @@ enum ProcessFiles {
     }
 
     /// A limit of a process as getrlimit(2) has it; where prlimit(2) asks for a right that this process has not, a line of
-    /// /proc/PID/limits, which takes ten times as long and more.
-    static func limit(_ process: Int32, _ limit: lego_limit) -> (soft: UInt64, hard: UInt64)? {
+    /// /proc/PID/limits, if wanted, which takes ten times as long and more.
+    static func limit(
+        _ process: Int32, _ limit: lego_limit, asText: Bool = true
+    ) -> (soft: UInt64, hard: UInt64)? {
         var found: (soft: UInt64, hard: UInt64) = (0, 0)
         if lego_get_limit(process, limit, &found.soft, &found.hard) == 0 { return found }
+        if !asText { return nil }
         switch limit {
         case LEGO_LIMIT_ADDRESS_SPACE: return limitLine(process, "Max address space")
         case LEGO_LIMIT_DATA: return limitLine(process, "Max data size")
