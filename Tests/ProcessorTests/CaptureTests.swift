@@ -112,6 +112,14 @@ struct CaptureTests {
         #expect(outcome.statistics.faults < 13_000, "\(outcome.statistics)")
     }
 
+    /// Eight rounds through 5120 pages with room for 1500.
+    @Test func aLoopThatDoesNotFitKeepsAPartOfItself() throws {
+        let outcome = try run("long_loop")
+        expectOK(outcome)
+        #expect(outcome.statistics.remoteReadPages < 37_500, "\(outcome.statistics)")
+        #expect(outcome.statistics.peakResidentBytes <= Self.limit * 105 / 100, "\(outcome.statistics)")
+    }
+
     @Test func theCallsThatChangeMemory() throws {
         expectOK(try runWithFile("memory_calls"))
     }

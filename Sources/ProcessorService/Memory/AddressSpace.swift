@@ -21,23 +21,13 @@ final class AddressSpace {
     let userfault: Descriptor
     var table = PageTable()
     var regions = RegionTable()
-    /// Resident pages in the order of their leaving. Whether a resident page is used cannot be seen, only that it comes
-    /// back: what does so within `MonitorCore.refaultWindow` departures is proven and leaves after what is on probation
-    /// (the idea of 2Q, Johnson and Shasha, VLDB 1994). A scan so passes through the probation's share alone, where a
-    /// single queue (LegoOS's FIFO) would be emptied by it.
+    /// Resident pages in the order of their leaving (`AddressSpace+Queues.swift`).
     var probation = EvictionQueue()
-    var proven = EvictionQueue(proven: true)
+    var proven = EvictionQueue(of: PageEntry.proven)
+    var retained = EvictionQueue(of: PageEntry.retained)
     var residentProven = 0
-    /// The share of pages on probation that is left to them: 1/20, but at most 1/5 where that is less than what streams
-    /// need to bring their windows in.
-    static let probationShare = 20
-    static let probationShare_max = 5
-    static let probationPages_min = 512
-    /// Whether the next page to leave is a proven one.
-    var leavesProven: Bool {
-        let kept = max(resident / Self.probationShare, min(resident / Self.probationShare_max, Self.probationPages_min))
-        return residentProven > 0 && resident - residentProven <= kept
-    }
+    var residentRetained = 0
+    var retention = LoopRetention()
     var streams = StreamDetector()
     /// First writes to pages that were mapped write-protected.
     var writes = StreamDetector()

@@ -44,6 +44,8 @@ struct ChunkTable: ~Copyable {
             return index
         }
         if count == capacity {
+            // What a page's entry can name.
+            precondition(capacity <= 1 << 30, "more than 128 TiB of remote memory")
             let larger = UnsafeMutablePointer<Chunk>.allocate(capacity: capacity * 2)
             larger.moveInitialize(from: chunks, count: count)
             chunks.deallocate()

@@ -13,12 +13,12 @@ struct EvictionQueue: ~Copyable {
     static let stampBits: UInt64 = 28
     static let stampMask: UInt64 = 1 << stampBits - 1
 
-    /// The `PageEntry.proven` flag of the pages that belong here; an entry of a page that is in the other queue by now
-    /// has gone.
+    /// Which of the flags of `PageEntry.queues` the pages have that belong here; an entry of a page that is in another
+    /// queue by now has gone.
     private let flag: UInt64
 
-    init(proven: Bool = false) {
-        flag = proven ? PageEntry.proven : 0
+    init(of flag: UInt64 = 0) {
+        self.flag = flag
         capacity = 1024
         entries = .allocate(capacity: capacity)
     }
@@ -45,7 +45,7 @@ struct EvictionQueue: ~Copyable {
     /// Whether a page with this entry is resident and in this queue.
     @inline(__always)
     func belongs(_ entry: PageEntry) -> Bool {
-        entry.bits & (PageEntry.resident | PageEntry.proven) == PageEntry.resident | flag
+        entry.bits & (PageEntry.resident | PageEntry.queues) == PageEntry.resident | flag
     }
 
     /// How long ago the oldest entry came, in stamps.

@@ -62,7 +62,7 @@ extension MonitorCore {
                 continue
             }
             let now = arrivals >> 6
-            let age = (space.leavesProven ? space.proven.age(now: now) : space.probation.age(now: now)) + 1
+            let age = space.age(of: space.leavingQueue, now: now) + 1
             if age > bestAge { (best, bestAge) = (space, age) }
         }
         return best
@@ -111,9 +111,14 @@ extension MonitorCore {
     /// False when there is none, or no place for one.
     func pickVictims(_ batch: EvictionBatch, _ space: AddressSpace, _ count: Int) -> Bool {
         batch.clear()
-        let first = space.leavesProven
-        pick(batch, first, space, count)
-        if batch.count == 0 { pick(batch, !first, space, count) }
+        space.retention.review(
+            departures: departures, resident: space.resident, retained: space.residentRetained)
+        let first = space.leavingQueue
+        take(batch, from: first, space, count)
+        space.retention.noteBatch(retained: batch.count, from: first)
+        for other in [0, PageEntry.proven, PageEntry.retained] where batch.count == 0 && other != first {
+            take(batch, from: other, space, count)
+        }
         batch.space = space
         batch.agent = space.agent
         for index in 0..<batch.count {
@@ -132,40 +137,16 @@ extension MonitorCore {
         return batch.count > 0
     }
 
+    private func take(_ batch: EvictionBatch, from queue: UInt64, _ space: AddressSpace, _ count: Int) {
+        let found = space.pick(victims, from: queue, count, stamp: arrivals >> 6)
+        for index in 0..<found { batch.insert(victims[index]) }
+    }
+
     /// A page that a fork shares is not exclusively this address space's: a write between the two halves of a splice
     /// would go to a new page, and be lost with it. One that a device may be writing to must not be unmapped at all.
     private func way(_ entry: PageEntry) -> EvictionBatch.Way {
         if !entry.isDirty { return .drop }
         return entry.isShared || mayBePinned || !forkReserves.isEmpty ? .move : .splice
-    }
-
-    private func pick(_ batch: EvictionBatch, _ proven: Bool, _ space: AddressSpace, _ count: Int) {
-        if proven {
-            pick(batch, &space.proven, space, count)
-        } else {
-            pick(batch, &space.probation, space, count)
-        }
-    }
-
-    private func pick(_ batch: EvictionBatch, _ queue: inout EvictionQueue, _ space: AddressSpace, _ count: Int) {
-        var tries = queue.count
-        // A scan can find that nearly all that is here is about to be used; something leaves all the same.
-        var passes = min(4 * count, tries / 2)
-        while batch.count < count, tries > 0, let page = queue.pop() {
-            tries -= 1
-            guard let entry = space.table.find(page), queue.belongs(entry.pointee), !entry.pointee.isLeaving else {
-                continue
-            }
-            if entry.pointee.isKept {
-                queue.push(page, stamp: arrivals >> 6, table: &space.table)
-            } else if entry.pointee.isWanted && passes > 0 {
-                passes -= 1
-                entry.pointee.clear(PageEntry.wanted)
-                queue.push(page, stamp: arrivals >> 6, table: &space.table)
-            } else {
-                batch.insert(page)
-            }
-        }
     }
 
     /// Draws the consequences of a batch.
@@ -229,6 +210,7 @@ extension MonitorCore {
     @inline(__always)
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
         if entry.pointee.isProven { space.residentProven -= 1 }
+        if entry.pointee.isRetained { space.residentRetained -= 1 }
         entry.pointee.clear(
             PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven | PageEntry.wanted)
         departures &+= 1
@@ -241,19 +223,7 @@ extension MonitorCore {
     }
 
     /// A page cannot leave now: it is tried again when it has become the oldest once more.
-    private func keep(_ space: AddressSpace, _ page: UInt64) {
-        if space.table.entry(page).pointee.isProven {
-            space.proven.push(page, stamp: arrivals >> 6, table: &space.table)
-        } else {
-            space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
-        }
-    }
-
-    /// Whether a page that comes now had left not long ago.
-    @inline(__always)
-    func isRefault(_ entry: PageEntry) -> Bool {
-        entry.departure != 0 && (departures >> 6 &- entry.departure) & 0xffff <= refaultWindow
-    }
+    private func keep(_ space: AddressSpace, _ page: UInt64) { space.requeue(page, stamp: arrivals >> 6) }
 
     /// The way out for pages that the kernel does neither move nor splice: those that a fork shares, and those in
     /// read-only or inaccessible memory. They are write-protected, read through /proc/PID/mem, stored, and dropped;

@@ -388,14 +388,7 @@ extension MonitorCore {
             resident += 1
             arrivals &+= 1
             if !entry.pointee.isStored { charge(space) }
-            // What a stream brings says nothing of the page.
-            if isAlone && isRefault(entry.pointee) {
-                entry.pointee.set(PageEntry.proven)
-                space.residentProven += 1
-                space.proven.push(page, stamp: arrivals >> 6, table: &space.table)
-            } else {
-                space.probation.push(page, stamp: arrivals >> 6, table: &space.table)
-            }
+            space.enqueue(page, entry, isAlone: isAlone, arrivals: arrivals, departures: departures, refaultWindow)
         }
         entry.pointee.clear(PageEntry.shared | PageEntry.dirty)
         entry.pointee.set(PageEntry.resident | (writable ? PageEntry.dirty : 0))
@@ -406,16 +399,21 @@ extension MonitorCore {
         awaitAhead(of: space)
         var gone = 0
         var goneProven = 0
+        var goneRetained = 0
         var live = 0
         space.table.removeAll(in: pages) { _, entry in
             if !entry.pointee.isUntouched && !entry.pointee.isGuarded { live += 1 }
-            if entry.pointee.isResident { gone += 1 }
+            if entry.pointee.isResident {
+                gone += 1
+                if entry.pointee.isRetained { goneRetained += 1 }
+            }
             if entry.pointee.isProven { goneProven += 1 }
             if entry.pointee.isStored { self.store.release(entry) }
         }
         uncharge(space, live)
         space.resident -= gone
         space.residentProven -= goneProven
+        space.residentRetained -= goneRetained
         resident -= gone
         noteResident()
     }

@@ -90,7 +90,7 @@ extension MonitorCore {
             if entry.pointee.isResident { entry.pointee.set(PageEntry.shared) }
             if entry.pointee.isStored { self.store.retain(entry.pointee) }
             child.table.entry(page).pointee = entry.pointee
-            child.table.entry(page).pointee.clear(PageEntry.proven | PageEntry.held)
+            child.table.entry(page).pointee.clear(PageEntry.queues | PageEntry.held)
             if entry.pointee.isResident {
                 child.resident += 1
                 child.probation.push(page, stamp: self.arrivals >> 6, table: &child.table)
@@ -132,8 +132,9 @@ extension MonitorCore {
         for (page, entry) in moved {
             let there = target.lowerBound + (page - source.lowerBound)
             space.table.entry(there).pointee = entry
-            space.table.entry(there).pointee.clear(PageEntry.proven | PageEntry.held)
+            space.table.entry(there).pointee.clear(PageEntry.queues | PageEntry.held)
             if entry.isProven { space.residentProven -= 1 }
+            if entry.isResident && entry.isRetained { space.residentRetained -= 1 }
             if entry.isResident { space.probation.push(there, stamp: arrivals >> 6, table: &space.table) }
         }
         let parts = space.regions.parts(in: source)

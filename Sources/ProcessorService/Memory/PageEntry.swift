@@ -34,6 +34,12 @@ struct PageEntry: Equatable {
     /// Resident, and about to be used: passed over once when it has become the oldest.
     static let wanted: UInt64 = 1 << 31
 
+    /// Resident, and in the queue of pages that are retained from a loop (`LoopRetention`); or gone, and was there last.
+    static let retained: UInt64 = 1 << 63
+    /// Which queue a resident page is in.
+    static let queues = proven | retained
+
+    @inline(__always) var isRetained: Bool { bits & Self.retained != 0 }
     @inline(__always) var isWanted: Bool { bits & Self.wanted != 0 }
     @inline(__always) var isLeaving: Bool { bits & Self.leaving != 0 }
     @inline(__always) var isResident: Bool { bits & Self.resident != 0 }
@@ -60,11 +66,11 @@ struct PageEntry: Equatable {
 
     /// Which page of its chunk, 0–15. Meaningful when stored.
     @inline(__always) var slot: Int { Int(bits >> 8 & 15) }
-    /// The number of its chunk in the program's `ChunkTable`. Meaningful when stored.
-    @inline(__always) var chunk: UInt32 { UInt32(truncatingIfNeeded: bits >> 32) }
+    /// The number of its chunk in the program's `ChunkTable`, below 2^31 (128 TiB). Meaningful when stored.
+    @inline(__always) var chunk: UInt32 { UInt32(truncatingIfNeeded: bits >> 32) & UInt32(Int32.max) }
 
     /// Everything but the place: the flags, and when the page left.
-    private static let kept: UInt64 = 0xffff_f0ff
+    private static let kept: UInt64 = 0xffff_f0ff | retained
 
     @inline(__always) mutating func store(chunk: UInt32, slot: Int) {
         bits = bits & Self.kept | Self.stored | UInt64(slot) << 8 | UInt64(chunk) << 32
