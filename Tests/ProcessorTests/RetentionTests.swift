@@ -108,6 +108,20 @@ import Testing
         #expect(share { sort($0, 0, 4 * Self.room) } < 1030)
     }
 
+    /// A table that fits, once a loop is over that did not, beside a scan.
+    @Test func aTableThatFitsHasItsRoomOnceALoopIsOver() {
+        let share = share { cache in
+            loop(cache, pages: 4 * Self.room, rounds: 6)
+            var state: UInt64 = 1
+            for step in 0..<20 * Self.room {
+                state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+                cache.use(1 << 24 + Int(state >> 33) % (Self.room * 3 / 4), isAlone: true)
+                cache.use(1 << 25 + step / 2)
+            }
+        }
+        #expect(share < 950)
+    }
+
     @Test func whatIsUsedAtRandomStaysBesideALoop() {
         let share = share { cache in
             var state: UInt64 = 1

@@ -25,7 +25,8 @@ extension AddressSpace {
             return PageEntry.retained
         }
         if residentProven + residentRetained == 0 || residentOnProbation > probationFloor { return 0 }
-        return residentProven > 0 ? PageEntry.proven : PageEntry.retained
+        // That they are used is known of the others.
+        return residentRetained > 0 ? PageEntry.retained : PageEntry.proven
     }
 
     /// Whether a stream's page that comes back is retained. Twice the floor is left to the others: while pages are on their

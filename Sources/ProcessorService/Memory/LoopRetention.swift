@@ -35,6 +35,8 @@ struct LoopRetention {
     private static let pause_max = 64
     /// A sample of fewer pages says nothing.
     private static let sample_min = 16.0
+    /// What is left of the sample after an epoch.
+    private static let memory = 0.97
     /// Losses of which nothing is made.
     private static let lostShare_min = 1.0 / 32
 
@@ -66,11 +68,11 @@ struct LoopRetention {
         let count = Int(departures &- epochStart)
         if count < max(Self.epoch_min, resident / Self.epochShare) { return }
         epochStart = departures
-        let sample = away + Double(returns)
-        let found =
-            sample < Self.sample_min ? 0 : Double(retained) * Double(returns) / (max(away, Double(returns)) * Double(count))
+        let back = Double(returns)
+        let sample = max(away, back)
+        let found = sample < Self.sample_min ? 0 : Double(retained) / Double(count) * back / sample
         saved += (found - saved) / 2
-        away = max(0, away - Double(returns)) * 0.97
+        away = (sample - back) * Self.memory
         let lostShare = Double(lost) / Double(count)
         (returns, lost) = (0, 0)
         adjust(lostShare, resident: resident, retained: retained)
