@@ -15,7 +15,7 @@ int lego_pidfd_reap(int pidfd, int wait, int *status);
 // Signals the process group that the process behind pidfd leads; leader is its number, for kernels before 6.9.
 int lego_pidfd_signal_group(int pidfd, pid_t leader, int signal_number);
 
-// Limits of memory, as <sys/resource.h> numbers them.
+// Limits, as <sys/resource.h> numbers them.
 enum lego_limit {
   LEGO_LIMIT_DATA = 2,
   LEGO_LIMIT_PROCESSES = 6,

@@ -112,6 +112,7 @@ extension MonitorCore {
         guard !raised.areTight, var handover = prepared,
             try mapAgent(handover, &tracee, known, stopped, until: deadline, idle: idle)
         else {
+            // The program shall neither see nor miss them.
             for number in lent {
                 _ = try tracee.call(
                     SystemCall.close, at: stopped.rip - 2, UInt64(number), 0, 0, 0, 0, 0, until: deadline, idle: idle)
@@ -149,8 +150,8 @@ extension MonitorCore {
         }
     }
 
-    /// Has the thread map the agent's memory file, unless it is mapped still. False where there is no room for it: at a limit that could not be
-    /// raised, of addresses, of mappings or of locked memory, or where something else lies there.
+    /// Has the thread map the agent's memory file, unless it is mapped still. False where there is no room for it: at a
+    /// limit that could not be raised, of addresses, of mappings or of locked memory, or where something else lies there.
     private func mapAgent(
         _ handover: borrowing Handover, _ tracee: inout Tracee, _ known: AddressSpace?, _ stopped: lego_registers,
         until deadline: Deadline, idle: () -> Void

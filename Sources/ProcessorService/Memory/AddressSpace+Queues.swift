@@ -25,7 +25,7 @@ extension AddressSpace {
             return PageEntry.retained
         }
         if residentProven + residentRetained == 0 || residentOnProbation > probationFloor { return 0 }
-        // That they are used is known of the others.
+        // Of a proven page it is known that it is used, of a retained one that others of its loop are.
         return residentRetained > 0 ? PageEntry.retained : PageEntry.proven
     }
 
