@@ -43,13 +43,12 @@ import Testing
             }
             let queue = space.leavingQueue
             let count = space.pick(victims, from: queue, 64, stamp: arrivals >> 6)
-            space.retention.noteBatch(retained: count, from: queue)
+            space.retention.noteBatch(of: count, from: queue)
             for index in 0..<count { leave(space.table.entry(victims[index])) }
         }
 
         private func leave(_ entry: PageTable.EntryPointer) {
-            if entry.pointee.isProven { space.residentProven -= 1 }
-            if entry.pointee.isRetained { space.residentRetained -= 1 }
+            space.dequeue(entry.pointee)
             entry.pointee.clear(PageEntry.resident | PageEntry.proven)
             space.resident -= 1
             departures += 1

@@ -19,6 +19,9 @@ extension AddressSpace {
     }
     private var residentOnProbation: Int { resident - residentProven - residentRetained }
 
+    /// The flags of the queues.
+    static let queues = [0, PageEntry.proven, PageEntry.retained]
+
     /// The flag of the queue that the next pages leave from.
     var leavingQueue: UInt64 {
         if residentRetained > 0 && (residentRetained > retention.pages_max || retention.isTurn) {
@@ -56,17 +59,25 @@ extension AddressSpace {
                 residentRetained += 1
             }
         }
-        requeue(page, stamp: arrivals >> 6)
+        requeue(page, entry.pointee, stamp: arrivals >> 6)
     }
 
     /// Puts a resident page to the end of its queue.
     @inline(__always)
-    func requeue(_ page: UInt64, stamp: UInt64) {
-        switch table.entry(page).pointee.bits & PageEntry.queues {
+    func requeue(_ page: UInt64, _ entry: PageEntry, stamp: UInt64) {
+        switch entry.bits & PageEntry.queues {
         case PageEntry.proven: proven.push(page, stamp: stamp, table: &table)
         case PageEntry.retained: retained.push(page, stamp: stamp, table: &table)
         default: probation.push(page, stamp: stamp, table: &table)
         }
+    }
+
+    /// A page is about to leave, to move, or to be forgotten. The queue skips it when it is met.
+    @inline(__always)
+    func dequeue(_ entry: PageEntry) {
+        if !entry.isResident { return }
+        if entry.isProven { residentProven -= 1 }
+        if entry.isRetained { residentRetained -= 1 }
     }
 
     /// How long ago the oldest page of a queue came, in stamps.

@@ -54,10 +54,10 @@ struct LoopRetention {
     }
 
     /// A batch is about to leave.
-    mutating func noteBatch(retained: Int, from queue: UInt64) {
+    mutating func noteBatch(of count: Int, from queue: UInt64) {
         if queue == PageEntry.retained {
             batches = 0
-            away += Double(retained)
+            away += Double(count)
         } else {
             batches += 1
         }

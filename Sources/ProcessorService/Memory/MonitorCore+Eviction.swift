@@ -115,8 +115,8 @@ extension MonitorCore {
             departures: departures, resident: space.resident, retained: space.residentRetained)
         let first = space.leavingQueue
         take(batch, from: first, space, count)
-        space.retention.noteBatch(retained: batch.count, from: first)
-        for other in [0, PageEntry.proven, PageEntry.retained] where batch.count == 0 && other != first {
+        space.retention.noteBatch(of: batch.count, from: first)
+        for other in AddressSpace.queues where batch.count == 0 && other != first {
             take(batch, from: other, space, count)
         }
         batch.space = space
@@ -209,8 +209,7 @@ extension MonitorCore {
     /// A page has left local memory.
     @inline(__always)
     private func left(_ space: AddressSpace, _ entry: PageTable.EntryPointer) {
-        if entry.pointee.isProven { space.residentProven -= 1 }
-        if entry.pointee.isRetained { space.residentRetained -= 1 }
+        space.dequeue(entry.pointee)
         entry.pointee.clear(
             PageEntry.resident | PageEntry.dirty | PageEntry.shared | PageEntry.proven | PageEntry.wanted)
         departures &+= 1
@@ -223,7 +222,9 @@ extension MonitorCore {
     }
 
     /// A page cannot leave now: it is tried again when it has become the oldest once more.
-    private func keep(_ space: AddressSpace, _ page: UInt64) { space.requeue(page, stamp: arrivals >> 6) }
+    private func keep(_ space: AddressSpace, _ page: UInt64) {
+        space.requeue(page, space.table.entry(page).pointee, stamp: arrivals >> 6)
+    }
 
     /// The way out for pages that the kernel does neither move nor splice: those that a fork shares, and those in
     /// read-only or inaccessible memory. They are write-protected, read through /proc/PID/mem, stored, and dropped;

@@ -398,22 +398,15 @@ extension MonitorCore {
     func forgetPages(_ space: AddressSpace, _ pages: Range<UInt64>) {
         awaitAhead(of: space)
         var gone = 0
-        var goneProven = 0
-        var goneRetained = 0
         var live = 0
         space.table.removeAll(in: pages) { _, entry in
             if !entry.pointee.isUntouched && !entry.pointee.isGuarded { live += 1 }
-            if entry.pointee.isResident {
-                gone += 1
-                if entry.pointee.isRetained { goneRetained += 1 }
-            }
-            if entry.pointee.isProven { goneProven += 1 }
+            if entry.pointee.isResident { gone += 1 }
+            space.dequeue(entry.pointee)
             if entry.pointee.isStored { self.store.release(entry) }
         }
         uncharge(space, live)
         space.resident -= gone
-        space.residentProven -= goneProven
-        space.residentRetained -= goneRetained
         resident -= gone
         noteResident()
     }

@@ -133,8 +133,7 @@ extension MonitorCore {
             let there = target.lowerBound + (page - source.lowerBound)
             space.table.entry(there).pointee = entry
             space.table.entry(there).pointee.clear(PageEntry.queues | PageEntry.held)
-            if entry.isProven { space.residentProven -= 1 }
-            if entry.isResident && entry.isRetained { space.residentRetained -= 1 }
+            space.dequeue(entry)
             if entry.isResident { space.probation.push(there, stamp: arrivals >> 6, table: &space.table) }
         }
         let parts = space.regions.parts(in: source)
