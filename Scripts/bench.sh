@@ -256,7 +256,7 @@ bench_devices() {
       libfabric shared-memory shm rdm $bytes
       for row in 'tcp tcp,self' 'shared-memory posix,cma,self'; do
         ucx $row tag_lat $bytes message
-        ucx $row ucp_get $bytes read
+        ucx $row ucp_get $bytes 'read of one place'
         ucx $row tag_bw $bytes 'message rate'
       done
     done
@@ -279,13 +279,13 @@ compare() {
       return sprintf("%s (%.2f)", v, unit == "us" ? v / mine : mine / v)
     }
     END {
-      printf "%-14s %-13s %8s %5s %10s %-18s %16s %16s %16s\n", "path", "operation", "bytes", "unit", "device", "", "memcpy or TCP", "libfabric", "UCX"
+      printf "%-14s %-17s %8s %5s %10s %-18s %16s %16s %16s\n", "path", "operation", "bytes", "unit", "device", "", "memcpy or TCP", "libfabric", "UCX"
       for (i = 1; i <= n; i++) {
         split(rows[i], r, ",")
         mine = value["lego", r[1], r[2], r[3]]
         base = r[1] == "tcp" ? cell("C", "tcp", "read", r[3], mine, r[4]) : cell("lego", "memcpy", "copy", r[3], mine, r[4])
         if (r[2] != "read" && r[2] != "write") base = "-"
-        printf "%-14s %-13s %8s %5s %10s %-18s %16s %16s %16s\n", r[1], r[2], r[3], r[4], mine, "(" span["lego", r[1], r[2], r[3]] ")", base, cell("libfabric", r[1], r[2], r[3], mine, r[4]), cell("UCX", r[1], r[2], r[3], mine, r[4])
+        printf "%-14s %-17s %8s %5s %10s %-18s %16s %16s %16s\n", r[1], r[2], r[3], r[4], mine, "(" span["lego", r[1], r[2], r[3]] ")", base, cell("libfabric", r[1], r[2], r[3], mine, r[4]), cell("UCX", r[1], r[2], r[3], mine, r[4])
       }
       copy = value["lego", "memcpy", "copy", 4096]
       printf "READ of 4 KiB on one host: %s us; 1.3 memcpy + 0.3 us: %.2f us\n", value["lego", "shared-memory", "read", 4096], 1.3 * copy + 0.3

@@ -8,9 +8,10 @@ enum DeviceBench {
     private static let sizes = [8, 64, 4096, 64 << 10, 1 << 20]
     private static let memoryBytes = 64 << 20
 
-    static func run() throws {
+    /// `only`: one transport, or both where it is nil.
+    static func run(only: SoftDeviceConfiguration.Transport?) throws {
         copies()
-        for transport in [SoftDeviceConfiguration.Transport.sharedMemory, .tcp] {
+        for transport in [SoftDeviceConfiguration.Transport.sharedMemory, .tcp] where only == nil || only == transport {
             try transfers(transport)
             try messages(transport)
         }
@@ -71,6 +72,11 @@ enum DeviceBench {
                 }
                 say(transport.rawValue, "\(opcode)", bytes, took.median, "us")
             }
+            // As others measure it: always the same bytes.
+            let took = Latencies(rounds: rounds(bytes, transport), batch: batch(bytes, transport)) { _ in
+                bare.transfer(.read, bytes, local: 0, remote: 0)
+            }
+            say(transport.rawValue, "read of one place", bytes, took.median, "us")
         }
         bare.pair.disconnect()
     }

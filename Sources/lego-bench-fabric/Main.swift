@@ -5,7 +5,8 @@ import Glibc
 // Latency of calls and one-sided transfers between two processes of one host: Lite beside the bare device, in one run.
 //
 //   lego-bench-fabric            runs everything, prints one line per measurement
-//   lego-bench-fabric device     the bare device alone, as CSV, for comparison with others
+//   lego-bench-fabric device [shared-memory | tcp]
+//                                the bare device alone, as CSV, for comparison with others
 //   lego-bench-fabric models     how near link models come to what they say
 //   lego-bench-fabric ROLE       what it starts as other processes
 
@@ -18,11 +19,11 @@ enum Main {
             case "bare": try BareServer.run(bytes: Bench.poolBytes, transport: transport)
             case "echo": try MessageEnd.serve(echoes: true, transport: transport)
             case "sink": try MessageEnd.serve(echoes: false, transport: transport)
-            case "device": try DeviceBench.run()
+            case "device": try DeviceBench.run(only: named)
             case "models": try ModelBench.run()
             case nil: try BenchClient.run()
             default:
-                print("usage: lego-bench-fabric [device | models]")
+                print("usage: lego-bench-fabric [device [shared-memory | tcp] | models]")
                 exit(2)
             }
         } catch {
@@ -33,8 +34,9 @@ enum Main {
     }
 
     /// The transport that a role is told.
-    private static var transport: SoftDeviceConfiguration.Transport {
+    private static var transport: SoftDeviceConfiguration.Transport { named ?? .automatic }
+
+    private static var named: SoftDeviceConfiguration.Transport? {
         CommandLine.arguments.dropFirst(2).first.flatMap { SoftDeviceConfiguration.Transport(rawValue: $0) }
-            ?? .automatic
     }
 }

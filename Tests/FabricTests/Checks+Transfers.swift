@@ -206,6 +206,31 @@ enum Checks {
         }
     }
 
+    /// Messages arrive in their order, each once, whoever takes them in: polls of any size, and the device's thread while
+    /// nobody polls.
+    static func numberedMessages<Device>(_ bench: Bench<Device>) throws {
+        let (messages, receives) = (20_000, 1000)
+        var parameters = QueuePairParameters()
+        parameters.receiveRequests_max = 1024
+        try bench.withLab(bytes: 1 << 20, parameters: parameters) { lab in
+            let (left, right) = (lab.left, lab.right)
+            for id in 0..<receives { #expect(right.postReceive([right.element(id * 64, 64)], id: UInt64(id))) }
+            let sender = try KernelThread(name: "sender") {
+                for number in 0..<messages {
+                    left.region.base.storeBytes(of: UInt64(number), as: UInt64.self)
+                    let isPosted = left.post(.send, [left.element(0, 8)]) { $0.isInline = true }
+                    // Half of what may be under way is, before the first end is waited for.
+                    guard isPosted, number < 128 || (try? left.next())?.status == .success else { return }
+                }
+            }
+            defer {
+                right.pair.disconnect()
+                sender.join()
+            }
+            try right.takeNumbered(messages, sizes: [1, 3, 32, 300])
+        }
+    }
+
     /// Both directions at full load at once: neither waits for the other to fall silent.
     static func bothDirections<Device>(_ bench: Bench<Device>) throws {
         let size = 16 << 20
@@ -270,6 +295,30 @@ enum Checks {
                 left.pair.disconnect()
                 right.pair.disconnect()
             }
+        }
+    }
+}
+
+extension Side {
+    /// Takes messages that carry their number, by polls of these sizes in turn, and lets the connection alone now and then.
+    fileprivate func takeNumbered(_ count: Int, sizes: [Int]) throws {
+        var taken = 0
+        let deadline = Deadline.after(labTimeout)
+        let completions = UnsafeMutableBufferPointer<WorkCompletion>.allocate(capacity: sizes.max() ?? 1)
+        defer { completions.deallocate() }
+        for round in 0... where taken < count {
+            if deadline.hasPassed { throw LabError("\(taken) messages within \(labTimeout)") }
+            // A yielded turn lets the sender go on to where it must wait.
+            if round % 64 == 0 { sched_yield() }
+            let room = UnsafeMutableBufferPointer(rebasing: completions[..<sizes[round % sizes.count]])
+            for completion in room[..<queue.poll(into: room)] {
+                let place = Int(completion.id) * 64
+                try #require(completion.status == .success && completion.count == 8)
+                try #require(region.base.load(fromByteOffset: place, as: UInt64.self) == UInt64(taken))
+                taken += 1
+                #expect(postReceive([element(place, 64)], id: completion.id))
+            }
+            if taken == count { return }
         }
     }
 }

@@ -24,6 +24,11 @@ import Testing
     func ordering(kind: DeviceKind) throws { try kind.run(Checks.ordering, Checks.ordering) }
 
     @Test(arguments: DeviceKind.tested)
+    func numberedMessages(kind: DeviceKind) throws {
+        try kind.run(Checks.numberedMessages, Checks.numberedMessages)
+    }
+
+    @Test(arguments: DeviceKind.tested)
     func bothDirections(kind: DeviceKind) throws { try kind.run(Checks.bothDirections, Checks.bothDirections) }
 
     @Test(arguments: DeviceKind.tested)

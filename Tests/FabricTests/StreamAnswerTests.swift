@@ -9,8 +9,10 @@ import Testing
     private typealias End = Side<SoftDevice>
 
     private static func channel(_ end: End) throws -> StreamChannel {
-        guard case .stream(let channel) = end.pair.transport else { throw LabError("no TCP pair") }
-        return channel
+        switch end.pair.transport {
+        case .shared: throw LabError("no TCP pair")
+        case .stream(let channel): return channel.object
+        }
     }
 
     private static func isLeft(_ end: End) throws -> Bool {

@@ -12,9 +12,9 @@ import Synchronization
 public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public typealias Region = SoftRegion
 
-    enum Transport {
-        case shared(SharedChannel)
-        case stream(StreamChannel)
+    enum Transport: ~Copyable {
+        case shared(Held<SharedChannel>)
+        case stream(Held<StreamChannel>)
     }
 
     enum State: UInt32 {
@@ -43,7 +43,7 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     let isPeerGone = Atomic<Bool>(false)
 
     init(
-        context: SoftContext, transport: Transport, send: SoftCompletionQueue, receive: SoftCompletionQueue,
+        context: SoftContext, transport: consuming Transport, send: SoftCompletionQueue, receive: SoftCompletionQueue,
         parameters: QueuePairParameters
     ) {
         self.context = context
@@ -53,6 +53,15 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         receiveCompletions = receive
         sendQueue = SendQueue(parameters)
         receiveQueue = ReceiveQueue(parameters)
+    }
+
+    /// Runs `body` on the channel of a pair over shared memory.
+    @inline(__always)
+    private func withShared<Value>(_ otherwise: Value, _ body: (SharedChannel) -> Value) -> Value {
+        switch transport {
+        case .shared(let channel): channel.lend(body)
+        case .stream: otherwise
+        }
     }
 
     /// Whether the acceptor's greeting says that it is on this host. The initiator's, before the pair is handed out.
@@ -68,19 +77,21 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     }
 
     public var peerProcess: Int32 {
-        if case .shared(let channel) = transport { channel.peerProcess } else { 0 }
+        withShared(0) { $0.peerProcess }
     }
 
     public var isConnected: Bool {
         guard state.load(ordering: .acquiring) == State.connected.rawValue else { return false }
-        if case .shared(let channel) = transport { return !channel.isClosedByPeer }
-        return true
+        return withShared(true) { !$0.isClosedByPeer }
     }
 
     /// Cost over shared memory: the copy, and some 100 ns. Over TCP: a system call, unless another thread is sending.
     public func postSend(_ request: borrowing WorkRequest) -> Bool {
         if state.load(ordering: .acquiring) == State.connecting.rawValue { return false }
-        guard sendQueue.append(request) else { return false }
+        var entry = sendQueue.entry(of: request)
+        let local = request.local
+        if withShared(false, { $0.executeAtOnce(&entry, local, self) }) { return true }
+        guard sendQueue.append(entry, local) else { return false }
         driveSend()
         return true
     }
@@ -88,9 +99,9 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool {
         guard let (index, count) = receiveQueue.append(id: id, local: local) else { return false }
         switch transport {
-        case .shared(let channel): channel.announce(index, count: count)
+        case .shared(let channel): channel.lend { $0.announce(index, count: count) }
         case .stream(let channel):
-            if state.load(ordering: .acquiring) == State.connected.rawValue { channel.announce(self) }
+            if state.load(ordering: .acquiring) == State.connected.rawValue { channel.lend { $0.announce(self) } }
         }
         if isBroken { driveReceive() }
         return true
@@ -101,11 +112,11 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public func awaitQuiet(until deadline: Deadline) -> Bool {
         switch transport {
         case .shared(let channel):
-            return channel.awaitPeer { !isPeerGone.load(ordering: .acquiring) && !deadline.hasPassed }
+            return channel.object.awaitPeer { !isPeerGone.load(ordering: .acquiring) && !deadline.hasPassed }
                 || isPeerGone.load(ordering: .acquiring)
         case .stream(let channel):
             // The peer's accesses are this device's own, a system call long at most.
-            channel.waitForAccesses()
+            channel.object.waitForAccesses()
             return true
         }
     }
@@ -113,13 +124,11 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     public func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
         -> UnsafeMutableRawPointer?
     {
-        guard state.load(ordering: .acquiring) == State.connected.rawValue, case .shared(let channel) = transport else {
-            return nil
-        }
-        return channel.beginAccess(remoteKey, address: address, count: count, access)
+        guard state.load(ordering: .acquiring) == State.connected.rawValue else { return nil }
+        return withShared(nil) { $0.beginAccess(remoteKey, address: address, count: count, access) }
     }
 
-    public func endAccess() { if case .shared(let channel) = transport { channel.endAccess() } }
+    public func endAccess() { withShared(()) { $0.endAccess() } }
 
     // MARK: Sockets left to a poller
 
@@ -132,8 +141,11 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     var isArmed: Bool { sendCompletions.isArmed || receiveCompletions.isArmed }
 
     func takeUp() {
+        switch transport {
+        case .shared: break
         // The pair may be on a queue already while its link is still being made.
-        if case .stream(let channel) = transport, channel.hasLink.load(ordering: .acquiring) { channel.onArm?() }
+        case .stream(let channel): channel.lend { if $0.hasLink.load(ordering: .acquiring) { $0.onArm?() } }
+        }
     }
 
     // MARK: Life
@@ -145,8 +157,8 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         if receiveCompletions !== sendCompletions { receiveCompletions.attach(self) }
         let link: any PairLink =
             switch transport {
-            case .shared(let channel): SharedLink(pair: self, channel: channel)
-            case .stream(let channel): StreamLink(pair: self, channel: channel)
+            case .shared(let channel): SharedLink(pair: self, channel: channel.object)
+            case .stream(let channel): StreamLink(pair: self, channel: channel.object)
             }
         guard context.add(link) else {
             abandon()
@@ -157,13 +169,14 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
     }
 
     /// Ends the connection for both sides. Any thread; the device's thread flushes what is posted.
+    @inline(never)
     func breakConnection() {
         let exchange = state.compareExchange(
             expected: State.connected.rawValue, desired: State.broken.rawValue, ordering: .sequentiallyConsistent)
         guard exchange.exchanged else { return }
         switch transport {
-        case .shared(let channel): channel.close()
-        case .stream(let channel): shutdown(channel.socket.raw, Int32(SHUT_RDWR))
+        case .shared(let channel): channel.object.close()
+        case .stream(let channel): shutdown(channel.object.socket.raw, Int32(SHUT_RDWR))
         }
         context.wake()
     }
@@ -189,7 +202,7 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
         state.store(State.detached.rawValue, ordering: .sequentiallyConsistent)
         sendCompletions.detach(self)
         if receiveCompletions !== sendCompletions { receiveCompletions.detach(self) }
-        if case .shared(let channel) = transport { shutdown(channel.control, Int32(SHUT_WR)) }
+        withShared(()) { _ = shutdown($0.control, Int32(SHUT_WR)) }
     }
 
     var hasWork: Bool { !sendQueue.isEmpty }
@@ -200,12 +213,14 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
 
     /// Called by a poll of `queue`.
     @inline(__always)
-    func progress(on queue: SoftCompletionQueue) {
+    func progress(on queue: SoftCompletionQueue, _ poll: inout SoftCompletionQueue.Poll) {
         switch transport {
         case .shared(let channel):
-            if queue === receiveCompletions, channel.hasArrivals || isBroken { channel.driveReceive(self) }
-            if queue === sendCompletions, !sendQueue.isEmpty { channel.driveSend(self) }
-        case .stream(let channel): channel.progress(on: queue, self)
+            channel.lend { channel in
+                if queue === receiveCompletions, channel.hasArrivals || isBroken { channel.driveReceive(self, &poll) }
+                if queue === sendCompletions, !sendQueue.isEmpty { channel.driveSend(self) }
+            }
+        case .stream(let channel): channel.lend { $0.progress(on: queue, self) }
         }
         // A flush that waited for room goes on.
         if isBroken { context.wake() }
@@ -213,33 +228,45 @@ public final class SoftQueuePair: QueuePair, @unchecked Sendable {
 
     func driveSend() {
         switch transport {
-        case .shared(let channel): channel.driveSend(self)
-        case .stream(let channel): channel.drive(.transmit, self)
+        case .shared(let channel): channel.lend { $0.driveSend(self) }
+        case .stream(let channel): channel.lend { $0.drive(.transmit, self) }
         }
     }
 
     func driveReceive() {
         switch transport {
-        case .shared(let channel): channel.driveReceive(self)
-        case .stream(let channel): channel.drive(.receive, self)
+        case .shared(let channel):
+            channel.lend { channel in
+                var poll = SoftCompletionQueue.Poll.nobody
+                channel.driveReceive(self, &poll)
+            }
+        case .stream(let channel): channel.lend { $0.drive(.receive, self) }
         }
     }
 
-    /// Ends the oldest request, for which the completion queue has promised a place.
+    /// Ends the oldest request as `report` does.
     @inline(__always)
-    func complete(_ entry: UnsafeMutablePointer<SendEntry>, _ status: WorkStatus) {
-        let isSignaled = entry.pointee.isSignaled
-        let completion = WorkCompletion(
-            id: entry.pointee.id, status: status, kind: .send, count: UInt32(truncatingIfNeeded: entry.pointee.count),
-            queuePair: number)
+    func complete(_ entry: UnsafeMutablePointer<SendEntry>, _ status: WorkStatus) -> Bool {
+        let ended = entry.pointee
         sendQueue.retire()
-        if status == .success, !isSignaled {
+        return report(ended, status)
+    }
+
+    /// Reports the end of a request, for which the completion queue has promised a place. Answers whether there is a
+    /// completion, of which nobody has been notified yet.
+    @inline(__always)
+    func report(_ entry: SendEntry, _ status: WorkStatus) -> Bool {
+        if status == .success, !entry.isSignaled {
             sendCompletions.cancelReservation()
-            return
+            return false
         }
         // As in hardware, a failed request ends the connection.
         if status != .success { breakConnection() }
-        sendCompletions.push(completion)
+        sendCompletions.add(
+            WorkCompletion(
+                id: entry.id, status: status, kind: .send, count: UInt32(truncatingIfNeeded: entry.count),
+                queuePair: number))
+        return true
     }
 
     /// Flushes the posted receives, as far as the completion queue has room. On the receive driver of a broken pair.

@@ -15,17 +15,23 @@ struct SendEntry {
     var elementCount: Int
     var opcode: WorkOpcode
     var isSignaled: Bool
-    /// The single element points to the queue's own copy: no key to check.
+    /// The elements' bytes are the request's own: no key to check.
     var isInline: Bool
     /// Not `.success` when posting found a fault; the request then completes so at its turn.
     var verdict: WorkStatus
     /// It has failed with `verdict`, and waits for a place in the completion queue.
     var isOver = false
+
+    /// Notes how it has ended, until there is a place for its completion.
+    mutating func end(_ status: WorkStatus) {
+        verdict = status
+        isOver = true
+    }
 }
 
 /// The send queue: written by the poster, emptied by whoever drives the pair. Capacity is taken at creation; posting
 /// copies a request of up to `scatterElements_max` elements and `inlineBytes_max` bytes, and allocates nothing.
-final class SendQueue: @unchecked Sendable {
+struct SendQueue: ~Copyable, @unchecked Sendable {
     private let capacity: Int
     private let mask: Int
     private let elements_max: Int
@@ -70,52 +76,59 @@ final class SendQueue: @unchecked Sendable {
     @inline(__always)
     func retire() { head.store(head.load(ordering: .relaxed) &+ 1, ordering: .releasing) }
 
-    /// Copies a request to the end. False when the queue is full. The poster's thread.
-    func append(_ request: borrowing WorkRequest) -> Bool {
-        let index = tail.load(ordering: .relaxed)
-        guard index &- head.load(ordering: .acquiring) < capacity else { return false }
+    /// What a request comes to: its size, and whether posting finds a fault.
+    @inline(__always)
+    func entry(of request: borrowing WorkRequest) -> SendEntry {
         var entry = SendEntry(
             id: request.id, remoteAddress: request.remoteAddress, operand: request.operand, swap: request.swap,
             remoteKey: request.remoteKey, immediate: request.immediate, count: 0, elementCount: 0,
             opcode: request.opcode, isSignaled: request.isSignaled, isInline: false, verdict: .success)
-        let local = request.local
-        if local.count > elements_max {
+        if request.local.count > elements_max {
             entry.verdict = .localProtection
-        } else {
-            let copy = elements(index)
-            for position in 0..<local.count {
-                copy[position] = local[position]
-                entry.count &+= Int(local[position].count)
-            }
-            entry.elementCount = local.count
+            return entry
         }
+        for element in request.local { entry.count &+= Int(element.count) }
+        entry.elementCount = request.local.count
         if entry.count > SoftLimits.messageBytes_max {
             entry.verdict = .localLength
         } else if entry.opcode == .fetchAdd || entry.opcode == .compareSwap {
             if entry.count != 8 || entry.elementCount != 1 { entry.verdict = .localLength }
         } else if request.isInline {
-            copyInline(index, &entry)
+            if entry.opcode != .read, entry.count <= inline_max {
+                entry.isInline = true
+            } else {
+                entry.verdict = .localLength
+            }
+        }
+        return entry
+    }
+
+    /// Puts an entry with its elements at the end, with a copy of the bytes of an inline one. False when the queue is full. The
+    /// poster's thread.
+    func append(_ made: SendEntry, _ local: UnsafeBufferPointer<ScatterElement>) -> Bool {
+        let index = tail.load(ordering: .relaxed)
+        guard index &- head.load(ordering: .acquiring) < capacity else { return false }
+        var entry = made
+        if entry.isInline {
+            copyInline(index, local, &entry)
+        } else {
+            let copy = elements(index)
+            for position in 0..<entry.elementCount { copy[position] = local[position] }
         }
         (entries + index & mask).initialize(to: entry)
         tail.store(index &+ 1, ordering: .releasing)
         return true
     }
 
-    private func copyInline(_ index: Int, _ entry: inout SendEntry) {
-        guard entry.opcode != .read, entry.count <= inline_max else {
-            entry.verdict = .localLength
-            return
-        }
+    private func copyInline(_ index: Int, _ local: UnsafeBufferPointer<ScatterElement>, _ entry: inout SendEntry) {
         let target = inlineBytes + (index & mask) &* inline_max
-        let elements = elements(index)
         var offset = 0
-        for position in 0..<entry.elementCount where elements[position].count > 0 {
-            memcpy(target + offset, elements[position].address, Int(elements[position].count))
-            offset &+= Int(elements[position].count)
+        for element in local where element.count > 0 {
+            memcpy(target + offset, element.address, Int(element.count))
+            offset &+= Int(element.count)
         }
-        elements[0] = ScatterElement(address: target, count: offset, localKey: 0)
+        elements(index)[0] = ScatterElement(address: target, count: offset, localKey: 0)
         entry.elementCount = 1
-        entry.isInline = true
     }
 }
 
@@ -128,7 +141,7 @@ struct ReceiveEntry {
 }
 
 /// The receive queue: written by the poster, emptied by whoever matches what arrives.
-final class ReceiveQueue: @unchecked Sendable {
+struct ReceiveQueue: ~Copyable, @unchecked Sendable {
     let capacity: Int
     private let mask: Int
     private let elements_max: Int

@@ -45,7 +45,7 @@ struct Connector {
         let channel = StreamChannel(
             socket: socket, table: context.table.view, configuration: context.configuration)
         let pair = SoftQueuePair(
-            context: context, transport: .stream(channel), send: send, receive: receive, parameters: parameters)
+            context: context, transport: .stream(Held(channel)), send: send, receive: receive, parameters: parameters)
         pair.isPeerOnHost = greeting.host == context.host
         try prepare(pair)
         let posted = pair.receiveQueue.posted
@@ -85,7 +85,7 @@ struct Connector {
         let channel = SharedChannel(
             file: page, side: 0, receives: parameters.receiveRequests_max, table: context.table.view)
         let pair = SoftQueuePair(
-            context: context, transport: .shared(channel), send: send, receive: receive, parameters: parameters)
+            context: context, transport: .shared(Held(channel)), send: send, receive: receive, parameters: parameters)
         try prepare(pair)
         let request = request(greeting, posted: pair.receiveQueue.posted).encoded(PairGreeting.encodedSize)
         let descriptors = [page.descriptor] + SharedOffer.descriptors(context, receive: receive)

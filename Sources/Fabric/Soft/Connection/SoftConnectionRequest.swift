@@ -58,7 +58,7 @@ public final class SoftConnectionRequest: ConnectionRequest, @unchecked Sendable
             file: page, side: 1, receives: parameters.receiveRequests_max, table: context.table.view)
         let remote = try shared.offer.open(context)
         let pair = SoftQueuePair(
-            context: context, transport: .shared(channel), send: send, receive: receive, parameters: parameters)
+            context: context, transport: .shared(Held(channel)), send: send, receive: receive, parameters: parameters)
         try prepare(pair)
         let raw = material.socket.raw
         channel.connect(remote, control: material.socket, theirReceives: Int(greeting.receiveRequests_max))
@@ -78,7 +78,7 @@ public final class SoftConnectionRequest: ConnectionRequest, @unchecked Sendable
         let channel = StreamChannel(
             socket: socket, table: context.table.view, configuration: context.configuration)
         let pair = SoftQueuePair(
-            context: context, transport: .stream(channel), send: send, receive: receive, parameters: parameters)
+            context: context, transport: .stream(Held(channel)), send: send, receive: receive, parameters: parameters)
         try prepare(pair)
         let posted = pair.receiveQueue.posted
         channel.connect(

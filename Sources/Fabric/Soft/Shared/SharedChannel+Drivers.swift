@@ -3,15 +3,83 @@ import Glibc
 import Kernel
 import Synchronization
 
+/// Whom a driver's run has given something to look at. They are woken after the run, whose end is the full barrier that
+/// this needs: either they are seen to sleep, or their last look before they sleep sees it.
+struct Wakeups: OptionSet {
+    let rawValue: UInt8
+    /// Whoever has armed the pair's completion queue.
+    static let poller = Wakeups(rawValue: 1)
+    /// The peer: a message, or room and receives.
+    static let peer = Wakeups(rawValue: 2)
+}
+
 extension SharedChannel {
-    func driveSend(_ pair: SoftQueuePair) { sendDriver.drive { runSend(pair) } }
+    func driveSend(_ pair: SoftQueuePair) {
+        var due: Wakeups = []
+        sendDriver.drive {
+            runSend(pair)
+            due.formUnion(sendWakeups)
+            sendWakeups = []
+        }
+        wake(due, pair)
+    }
+
+    /// Carries out a request that is not in the send queue, if nothing is before it and there is nothing to be waited for:
+    /// neither it nor the bytes of an inline one are copied then. False when it must be appended, as the entry says now. The
+    /// poster's thread.
+    @inline(__always)
+    func executeAtOnce(
+        _ entry: inout SendEntry, _ local: UnsafeBufferPointer<ScatterElement>, _ pair: SoftQueuePair
+    ) -> Bool {
+        if !pair.sendQueue.isEmpty { return false }
+        var isDone = false
+        var due: Wakeups = []
+        sendDriver.drive {
+            // Again only where a note was left meanwhile, for what nobody has appended yet.
+            if isDone || entry.isOver { return }
+            isDone = tryOnce(&entry, local, pair)
+            due.formUnion(sendWakeups)
+            sendWakeups = []
+        }
+        wake(due, pair)
+        return isDone
+    }
+
+    /// On the send driver, while the send queue is empty.
+    @inline(__always)
+    private func tryOnce(_ entry: inout SendEntry, _ local: UnsafeBufferPointer<ScatterElement>, _ pair: SoftQueuePair)
+        -> Bool
+    {
+        guard pair.state.load(ordering: .acquiring) == SoftQueuePair.State.connected.rawValue else { return false }
+        let isReserved = entry.isSignaled
+        if isReserved, !pair.sendCompletions.reserve() { return false }
+        let elements = UnsafeMutablePointer(mutating: local.baseAddress) ?? pair.sendQueue.elements(0)
+        guard case .finished(let status) = withUnsafeMutablePointer(to: &entry, { execute($0, elements) }) else {
+            if isReserved { pair.sendCompletions.cancelReservation() }
+            return false
+        }
+        if !isReserved {
+            if status == .success { return true }
+            guard pair.sendCompletions.reserve() else {
+                entry.end(status)
+                return false
+            }
+        }
+        if pair.report(entry, status) { sendWakeups.insert(.poller) }
+        return true
+    }
+
+    @inline(__always)
+    private func wake(_ due: Wakeups, _ pair: SoftQueuePair) {
+        if due.contains(.poller) { pair.sendCompletions.notifyIfSeenArmed() }
+        if due.contains(.peer) { wakePeerIfArmed() }
+    }
 
     private func runSend(_ pair: SoftQueuePair) {
-        let queue = pair.sendQueue
-        while !queue.isEmpty {
-            let index = queue.first
-            let entry = queue.entry(index)
-            let elements = queue.elements(index)
+        while !pair.sendQueue.isEmpty {
+            let index = pair.sendQueue.first
+            let entry = pair.sendQueue.entry(index)
+            let elements = pair.sendQueue.elements(index)
             // A request that is not signalled needs a place only where it fails.
             let isReserved = entry.pointee.isSignaled
             if isReserved, !pair.sendCompletions.reserve() { return }
@@ -36,14 +104,13 @@ extension SharedChannel {
             pair.stopWaitingForReceive()
             if !isReserved {
                 if status == .success {
-                    queue.retire()
+                    pair.sendQueue.retire()
                     continue
                 }
-                entry.pointee.verdict = status
-                entry.pointee.isOver = true
+                entry.pointee.end(status)
                 guard pair.sendCompletions.reserve() else { return }
             }
-            pair.complete(entry, status)
+            if pair.complete(entry, status) { sendWakeups.insert(.poller) }
         }
     }
 
@@ -53,27 +120,47 @@ extension SharedChannel {
         if ControlMessage(kind: .wantRegion, key: key).send(on: control) { askedKey = key } else { pair.context.wake() }
     }
 
+    /// Maps a region's memory file; answers whether it could. On the device's thread.
+    func install(_ key: UInt32, file: consuming Descriptor) -> Bool {
+        guard let device = peerDevice else { return false }
+        do throws(FabricError) {
+            try device.install(key, file: file)
+            return true
+        } catch {
+            return false
+        }
+    }
+
     /// The answer about a region has come: on the device's thread.
     func regionArrived(_ key: UInt32, isMapped: Bool, _ pair: SoftQueuePair) {
         if !isMapped { unmappableKey.store(key, ordering: .sequentiallyConsistent) }
         driveSend(pair)
     }
 
-    func driveReceive(_ pair: SoftQueuePair) { receiveDriver.drive { runReceive(pair) } }
+    /// Takes what has arrived; what goes straight to `poll` is in it afterwards.
+    @inline(__always)
+    func driveReceive(_ pair: SoftQueuePair, _ poll: inout SoftCompletionQueue.Poll) {
+        var due: Wakeups = []
+        receiveDriver.drive { due.formUnion(runReceive(pair, &poll)) }
+        if due.contains(.poller) { pair.receiveCompletions.notifyIfSeenArmed() }
+        if due.contains(.peer) { wakeSender() }
+    }
 
-    private func runReceive(_ pair: SoftQueuePair) {
+    private func runReceive(_ pair: SoftQueuePair, _ poll: inout SoftCompletionQueue.Poll) -> Wakeups {
+        var due: Wakeups = []
         let isConnected = pair.state.load(ordering: .acquiring) == SoftQueuePair.State.connected.rawValue
         // What had arrived before the peer went is delivered before the rest is flushed.
         let isPeersDoing = isClosedByPeer || pair.isPeerGone.load(ordering: .acquiring)
         if isConnected || isPeersDoing, !isReceiveBroken {
-            switch receive(pair.receiveQueue, into: pair.receiveCompletions, number: pair.number) {
-            case .empty, .batchFull: break
-            case .completionsFull: return
+            switch receive(pair, &poll, &due) {
+            case .empty: break
+            case .batchFull, .completionsFull: return due
             case .failed:
                 isReceiveBroken = true
                 pair.breakConnection()
             }
         }
         if pair.isBroken { pair.flushReceives() }
+        return due
     }
 }

@@ -12,10 +12,13 @@ extension SharedChannel {
         wakeSender()
     }
 
+    /// After a full barrier: either this sees that the peer waits, or the peer's last look before it waits sees the room.
     @inline(__always)
-    private func wakeSender() {
+    func wakeSender() {
         let word = theirs.word32(PairPage.Word.senderWaits)
-        if lego_atomic_load_u32(word) != 0, lego_atomic_exchange_u32(word, 0) != 0 { device?.signal() }
+        if lego_atomic_load_u32(word) != 0, lego_atomic_exchange_u32(word, 0) != 0 {
+            withDevice(()) { $0.signal() }
+        }
     }
 
     /// Whether a piece has come that nobody has taken. Any thread; a hint.
@@ -32,7 +35,7 @@ extension SharedChannel {
 
     enum ReceiveStep {
         case empty
-        /// There may be more.
+        /// There is more, or may be: whoever polls comes back here.
         case batchFull
         /// A poll of the completion queue makes room, and comes back here.
         case completionsFull
@@ -43,55 +46,69 @@ extension SharedChannel {
     /// Completions that are handed on together.
     private static var batch_max: Int { 16 }
 
-    /// Matches what has arrived with the posted receives. On the receive driver.
-    func receive(_ queue: ReceiveQueue, into completions: SoftCompletionQueue, number: UInt32) -> ReceiveStep {
+    /// Matches what has arrived with the posted receives. On the receive driver, whose begin is the barrier between a
+    /// deregistration's refusal and its wait (`waitForAccesses`).
+    @inline(__always)
+    func receive(_ pair: SoftQueuePair, _ poll: inout SoftCompletionQueue.Poll, _ due: inout Wakeups) -> ReceiveStep {
         if !isThere(slotHead) { return .empty }
-        let before = receiveActivity.pointee
-        _ = lego_atomic_exchange_u32(receiveActivity, before &+ 1)
         defer {
-            lego_atomic_store_u32(receiveActivity, before &+ 2)
             lego_atomic_store_u64(mine.word64(PairPage.Word.ringHead), ringHead)
-            _ = lego_atomic_exchange_u64(mine.word64(PairPage.Word.slotHead), slotHead)
-            wakeSender()
+            lego_atomic_store_u64(mine.word64(PairPage.Word.slotHead), slotHead)
+            due.insert(.peer)
         }
-        return withUnsafeTemporaryAllocation(of: WorkCompletion.self, capacity: Self.batch_max) { batch in
+        if poll.count < poll.completions.count, pair.receiveCompletions.isEmpty {
+            return receiveBatch(pair, poll.room, &poll.count, isDirect: true)
+        }
+        return receiveThroughQueue(pair, &due)
+    }
+
+    /// Where nobody polls, or something older waits in the completion queue.
+    @inline(never)
+    private func receiveThroughQueue(_ pair: SoftQueuePair, _ due: inout Wakeups) -> ReceiveStep {
+        withUnsafeTemporaryAllocation(of: WorkCompletion.self, capacity: Self.batch_max) { batch in
             let start = slotHead
             var step = ReceiveStep.batchFull
             // A peer that does not stop sending keeps nobody here: what comes later is the next poll's.
             while case .batchFull = step, slotHead &- start < UInt64(PairPage.slots) {
                 var count = 0
-                step = receiveBatch(queue, into: completions, number, batch, &count)
-                completions.push(UnsafeMutableBufferPointer(rebasing: batch[..<count]))
+                step = receiveBatch(pair, batch, &count, isDirect: false)
+                if count == 0 { continue }
+                pair.receiveCompletions.add(UnsafeMutableBufferPointer(rebasing: batch[..<count]))
+                due.insert(.poller)
             }
+            if case .batchFull = step, !isThere(slotHead) { return .empty }
             return step
         }
     }
 
-    /// Takes pieces until a batch of completions is full.
+    /// Takes pieces until the batch is full, and counts the completions that it now holds. Those that do not go straight to
+    /// a poll have a place in the completion queue.
     @inline(__always)
     private func receiveBatch(
-        _ queue: ReceiveQueue, into completions: SoftCompletionQueue, _ number: UInt32,
-        _ batch: UnsafeMutableBufferPointer<WorkCompletion>, _ count: inout Int
+        _ pair: SoftQueuePair, _ batch: UnsafeMutableBufferPointer<WorkCompletion>, _ total: inout Int, isDirect: Bool
     ) -> ReceiveStep {
+        let completions = pair.receiveCompletions
+        var count = 0
+        defer { total &+= count }
         while count < batch.count {
             if !isThere(slotHead) { return .empty }
             let slot = theirs.slot(slotHead)
             let head = slot.read()
-            guard isSound(head), let receive = queue.first else { return .failed }
-            guard completions.reserve() else { return .completionsFull }
+            guard isSound(head), let receive = pair.receiveQueue.first else { return .failed }
+            guard isDirect || completions.reserve() else { return .completionsFull }
             let isLast = receiveOffset &+ Int(head.count) == Int(head.messageCount)
-            let status = take(head, slot, into: receive, queue.firstElements)
+            let status = take(head, slot, into: receive, pair.receiveQueue.firstElements)
             if status == .success, head.kind == PieceHead.Kind.send.rawValue, !isLast {
-                completions.cancelReservation()
+                if !isDirect { completions.cancelReservation() }
                 continue
             }
             let isImmediate = head.kind == PieceHead.Kind.immediate.rawValue
             batch[count] = WorkCompletion(
                 id: receive.pointee.id, status: status, kind: isImmediate ? .receiveImmediate : .receive,
-                count: head.messageCount, immediate: head.immediate, queuePair: number)
+                count: head.messageCount, immediate: head.immediate, queuePair: pair.number)
             count &+= 1
             receiveOffset = 0
-            queue.retire()
+            pair.receiveQueue.retire()
             if status != .success { return .failed }
         }
         return .batchFull

@@ -48,10 +48,8 @@ extension SharedChannel {
         let count = entry.pointee.count
         if count == 0 { return .finished(.success) }
         let isRead = entry.pointee.opcode == .read
-        guard let device else { return .finished(.flushed) }
-        switch device.resolve(
-            entry.pointee.remoteKey, address: entry.pointee.remoteAddress, count: count, access: isRead ? .read : .write
-        )
+        switch resolve(
+            entry.pointee.remoteKey, address: entry.pointee.remoteAddress, count: count, isRead ? .read : .write)
         {
         case .here(var remote):
             for index in 0..<entry.pointee.elementCount {
@@ -78,10 +76,8 @@ extension SharedChannel {
     private func atomic(_ entry: UnsafeMutablePointer<SendEntry>, _ elements: UnsafeMutablePointer<ScatterElement>)
         -> Step
     {
-        guard let device, entry.pointee.remoteAddress % 8 == 0 else { return .finished(.remoteAccess) }
-        switch device.resolve(
-            entry.pointee.remoteKey, address: entry.pointee.remoteAddress, count: 8, access: .atomic)
-        {
+        guard entry.pointee.remoteAddress % 8 == 0 else { return .finished(.remoteAccess) }
+        switch resolve(entry.pointee.remoteKey, address: entry.pointee.remoteAddress, count: 8, .atomic) {
         case .here(let remote):
             var former = entry.pointee.operand
             let word = remote.assumingMemoryBound(to: UInt64.self)
@@ -200,7 +196,7 @@ extension SharedChannel {
         lookForRoom()
         if hasRoomSeen(footprint) { return true }
         // Like an adapter, the peer's device takes the message in although nobody polls there.
-        device?.signal()
+        withDevice(()) { $0.signal() }
         return false
     }
 
@@ -214,7 +210,7 @@ extension SharedChannel {
 
     private func askToBeWoken() { _ = lego_atomic_exchange_u32(mine.word32(PairPage.Word.senderWaits), 1) }
 
-    /// Puts a piece into its slot, for which there is room, shows it to the peer, and wakes that if it sleeps.
+    /// Puts a piece into its slot, for which there is room, and shows it to the peer, which is to be woken if it sleeps.
     @inline(__always)
     private func put(
         _ kind: PieceHead.Kind, of count: Int, piece: Int = 0, immediate: UInt32 = 0,
@@ -226,12 +222,15 @@ extension SharedChannel {
                 kind: kind.rawValue, count: UInt32(truncatingIfNeeded: piece),
                 messageCount: UInt32(truncatingIfNeeded: count), immediate: immediate))
         copy(slot)
-        // A full barrier: this sees that the peer has armed, or the poll that follows the arming sees the piece.
-        _ = lego_atomic_exchange_u32(slot.stamp, PieceSlot.stamp(slotTail))
+        lego_atomic_store_u32(slot.stamp, PieceSlot.stamp(slotTail))
         slotTail &+= 1
         ringTail &+= UInt64(PieceHead.footprint(piece))
-        if lego_atomic_load_u32(queueArmed) != 0 { wakePeer() }
+        sendWakeups.insert(.peer)
     }
+
+    /// After a full barrier: either this sees that the peer has armed, or the poll that follows the arming sees the pieces.
+    @inline(__always)
+    func wakePeerIfArmed() { if lego_atomic_load_u32(queueArmed) != 0 { wakePeer() } }
 
     @inline(never)
     private func wakePeer() {

@@ -41,7 +41,7 @@ final class SharedChannel: @unchecked Sendable {
     var theirReceives = 1
     let table: RegionTableView
     /// Set once, before the pair is connected.
-    private(set) var device: PeerDevice?
+    private var peer: Held<PeerDevice>?
     /// The process that opened the other end's socket; 0 when it is another user's, or has no number here. Set as `device`.
     private(set) var peerProcess: Int32 = 0
     var queueEvent: Int32 = -1
@@ -61,6 +61,7 @@ final class SharedChannel: @unchecked Sendable {
     /// writes with each receive.
     private(set) var lengthsSeen: UnsafeMutablePointer<UInt32>
     var sendOffset = 0
+    var sendWakeups: Wakeups = []
     /// The key whose region has been asked for, 0 when none.
     var wantedKey: UInt32 = 0
     /// The key that was asked for last.
@@ -70,13 +71,12 @@ final class SharedChannel: @unchecked Sendable {
     /// A key whose region could not be mapped here, 0 when none.
     let unmappableKey = Atomic<UInt32>(0)
 
-    // The receive driver's. The activity word has other readers.
+    // The receive driver's.
     var slotHead: UInt64 = 0
     var ringHead: UInt64 = 0
     var receiveOffset = 0
     /// The peer broke the protocol, or a receive failed.
     var isReceiveBroken = false
-    let receiveActivity: UnsafeMutablePointer<UInt32>
 
     /// `side` is 0 for the initiator of the connection, 1 for its acceptor.
     init(file: MemoryFile, side: Int, receives: Int, table: RegionTableView) {
@@ -88,13 +88,11 @@ final class SharedChannel: @unchecked Sendable {
         myRing = mine.base + PairPage.ringOffset
         theirRing = theirs.base + PairPage.ringOffset
         lengthsSeen = .allocate(capacity: 1)
-        receiveActivity = .allocate(capacity: 1)
-        receiveActivity.initialize(to: 0)
-        queueArmed = receiveActivity
+        lengthsSeen.initialize(to: 0)
+        queueArmed = lengthsSeen
     }
 
     deinit {
-        receiveActivity.deallocate()
         lengthsSeen.deallocate()
         if queueEvent >= 0 { Glibc.close(queueEvent) }
         if control >= 0 { Glibc.close(control) }
@@ -110,10 +108,27 @@ final class SharedChannel: @unchecked Sendable {
         lengthsSeen.deallocate()
         lengthsSeen = .allocate(capacity: theirReceives)
         lengthsSeen.initialize(repeating: 0, count: theirReceives)
-        device = remote.device
+        self.peer = Held(remote.device)
         queueArmed = remote.queuePage.base.assumingMemoryBound(to: UInt32.self)
         queuePage = remote.queuePage
         queueEvent = remote.queueEvent.release()
+    }
+
+    /// A counted reference.
+    var peerDevice: PeerDevice? {
+        switch peer {
+        case .some(let peer): peer.object
+        case .none: nil
+        }
+    }
+
+    /// Runs `body` on the peer's device, if there has been a connection.
+    @inline(__always)
+    func withDevice<Value>(_ otherwise: Value, _ body: (PeerDevice) -> Value) -> Value {
+        switch peer {
+        case .some(let peer): peer.lend(body)
+        case .none: otherwise
+        }
     }
 
     /// Tells the peer that this side has disconnected: no access of its that begins from now on is carried out.
@@ -132,7 +147,7 @@ final class SharedChannel: @unchecked Sendable {
     /// peer's still matter. On any thread but those of the drivers.
     func waitForAccesses(isPeerAlive: () -> Bool) {
         Self.waitForChange(mine.word32(PairPage.Word.activity)) { true }
-        Self.waitForChange(receiveActivity) { true }
+        receiveDriver.awaitRun()
         Self.waitForChange(theirs.word32(PairPage.Word.activity), while: isPeerAlive)
         _ = Self.waitForZero(theirs.word32(PairPage.Word.accesses), while: isPeerAlive)
     }
@@ -184,15 +199,21 @@ final class SharedChannel: @unchecked Sendable {
     /// reached so. The count is raised before the table is looked at, a deregistration does it the other way round.
     @inline(__always)
     func beginAccess(_ key: UInt32, address: UInt64, count: Int, _ access: RemoteAccess) -> UnsafeMutableRawPointer? {
-        guard count >= 0, let device else { return nil }
+        guard count >= 0 else { return nil }
         _ = lego_atomic_add_u32(mine.word32(PairPage.Word.accesses), 1)
         if !isClosedByPeer, lego_atomic_load_u32(mine.word32(PairPage.Word.closed)) == 0,
-            case .here(let place) = device.resolve(key, address: address, count: count, access: access)
+            case .here(let place) = resolve(key, address: address, count: count, access)
         {
             return place
         }
         endAccess()
         return nil
+    }
+
+    /// Finds the peer's memory; on the conditions of `PeerDevice.resolve`.
+    @inline(__always)
+    func resolve(_ key: UInt32, address: UInt64, count: Int, _ access: RemoteAccess) -> Resolution {
+        withDevice(.refused) { $0.resolve(key, address: address, count: count, access: access) }
     }
 
     @inline(__always)

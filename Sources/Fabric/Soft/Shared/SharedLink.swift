@@ -100,15 +100,10 @@ final class SharedLink: PairLink, @unchecked Sendable {
             }
         case .region:
             var isMapped = false
-            if let file = packet.take(0), let device = channel.device {
-                do throws(FabricError) {
-                    try device.install(message.key, file: file)
-                    isMapped = true
-                } catch {}
-            }
+            if let file = packet.take(0) { isMapped = channel.install(message.key, file: file) }
             channel.regionArrived(message.key, isMapped: isMapped, pair)
         case .noRegion: channel.regionArrived(message.key, isMapped: false, pair)
-        case .regionGone: channel.device?.forget(message.key)
+        case .regionGone: channel.withDevice(()) { $0.forget(message.key) }
         case .bye: pair.breakConnection()
         }
     }

@@ -154,7 +154,7 @@ final class StreamChannel: @unchecked Sendable {
                 if !receive(now, pair) || !transmitAvailable(pair) { end(pair) }
             }
             if hasEnded { flush(pair) }
-            lock.unlock()
+            lock.unlockFully()
             if wants.load(ordering: .sequentiallyConsistent) == 0 { return }
         }
     }
@@ -206,7 +206,7 @@ final class StreamChannel: @unchecked Sendable {
 
     /// Ends the oldest request, which has a place in the completion queue.
     func complete(_ pair: SoftQueuePair, _ index: Int, _ status: WorkStatus) {
-        pair.complete(pair.sendQueue.entry(index), status)
+        if pair.complete(pair.sendQueue.entry(index), status) { pair.sendCompletions.notifyIfArmed() }
         if started <= index { started = index &+ 1 }
     }
 
