@@ -227,6 +227,15 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     func beginFailing() -> Bool { !failing.exchange(true, ordering: .sequentiallyConsistent) }
     var isFailing: Bool { failing.load(ordering: .acquiring) }
 
+    /// Runs `body` on a queue pair of the link; on nothing where it is not there, or no more. What keeps it alive is what every
+    /// user of the ports holds (see above): no reference is counted.
+    @inline(__always)
+    func withPair<Value>(_ pair: Int, _ otherwise: Value, _ body: (Device.Pair) -> Value) -> Value {
+        let word = UnsafeRawPointer(ports + pair)
+        guard let port = word.load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
+        return port._withUnsafeGuaranteedRef { $0.pair.lend(body) }
+    }
+
     @inline(__always)
     func beginServing() { _ = lego_atomic_add_u32(servingCount, 1) }
 

@@ -11,27 +11,32 @@ extension LiteNode {
     public func beginAccess(_ peer: LitePeer, remoteOffset: UInt64, count: Int, _ access: RemoteAccess)
         -> UnsafeMutableRawPointer?
     {
-        guard let link = link(of: peer) else { return nil }
-        link.beginServing()
-        let (end, overflow) = remoteOffset.addingReportingOverflow(UInt64(truncatingIfNeeded: count))
-        if !link.isLost, link.remotePoolAccess.contains(access), count >= 0, !overflow, end <= link.remotePoolBytes,
-            let pair = link.ports[0]?.pair,
-            let place = pair.beginAccess(
-                link.remotePoolKey, address: link.remotePoolAddress &+ remoteOffset, count: count, access)
-        {
-            return place
+        withLink(of: peer, nil) { link in
+            link.beginServing()
+            let (end, overflow) = remoteOffset.addingReportingOverflow(UInt64(truncatingIfNeeded: count))
+            if !link.isLost, link.remotePoolAccess.contains(access), count >= 0, !overflow, end <= link.remotePoolBytes,
+                let place = link.withPair(
+                    0, nil,
+                    {
+                        $0.beginAccess(
+                            link.remotePoolKey, address: link.remotePoolAddress &+ remoteOffset, count: count, access)
+                    })
+            {
+                return place
+            }
+            link.endServing()
+            return nil
         }
-        link.endServing()
-        return nil
     }
 
     /// Ends an access that `beginAccess` has begun.
     @specialized(where Device == HybridDevice)
     public func endAccess(_ peer: LitePeer) {
-        guard let link = link(of: peer) else { return }
-        // The mark that keeps the port alive is taken off last.
-        link.ports[0]?.pair.endAccess()
-        link.endServing()
+        withLink(of: peer, ()) { link in
+            // The mark that keeps the port alive is taken off last.
+            link.withPair(0, ()) { $0.endAccess() }
+            link.endServing()
+        }
     }
 
     /// The process of a peer that is on this host, where its link has no model; nil otherwise, and when it is lost. What is
@@ -40,7 +45,8 @@ extension LiteNode {
         guard let link = link(of: peer) else { return nil }
         link.beginServing()
         defer { link.endServing() }
-        guard !link.isLost, let process = link.ports[0]?.pair.peerProcess, process > 0 else { return nil }
+        let process = link.isLost ? 0 : link.withPair(0, 0) { $0.peerProcess }
+        guard process > 0 else { return nil }
         return process
     }
 }

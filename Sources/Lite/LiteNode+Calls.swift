@@ -119,7 +119,7 @@ extension LiteNode {
         let slot = immediate.slot
         guard completion.status == .success, completion.kind == .receiveImmediate, link.isReady,
             let port = link.ports[id.pair],
-            port.pair.postReceive(id: completion.id, local: UnsafeBufferPointer(start: nil, count: 0)),
+            port.pair.lend({ $0.postReceive(id: completion.id, local: UnsafeBufferPointer(start: nil, count: 0)) }),
             immediate.isResponse, slot < link.callLimit, completion.count >= MessageHeader.encodedSize
         else { return fail(link) }
         let header = MessageHeader(at: link.inbox + link.layout.responseOffset(slot))

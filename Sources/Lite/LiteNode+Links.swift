@@ -25,12 +25,12 @@ extension LiteNode {
             link.beginServing()
             defer { link.endServing() }
             if link.isLost { return nil }
-            guard let first = link.ports[0]?.pair else { return nil }
+            guard let first = link.ports[0]?.pair.object else { return nil }
             var status = LinkStatus(
                 peer: link.remoteNode, kind: first.link, reason: first.pathReason, isInitiator: link.isInitiator,
                 queuePairs: link.pairCount, model: link.line.withLock { $0?.model }, traffic: LinkTraffic())
             for pair in 0..<link.pairCount {
-                if let port = link.ports[pair] { status.traffic = status.traffic + port.pair.traffic }
+                if let port = link.ports[pair] { status.traffic = status.traffic + port.pair.object.traffic }
             }
             return status
         }
@@ -57,7 +57,7 @@ extension LiteNode {
         if link.isLost { throw .invalid("the connection to \(link.remoteNode) has ended: connect again") }
         let line = model.map { LinkLine($0) }
         do throws(FabricError) {
-            for pair in 0..<link.pairCount { try link.ports[pair]?.pair.follow(line) }
+            for pair in 0..<link.pairCount { try link.ports[pair]?.pair.object.follow(line) }
         } catch {
             throw .fabric(error)
         }

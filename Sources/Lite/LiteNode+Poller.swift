@@ -124,7 +124,7 @@ extension LiteNode {
         if link.generation != id.generation { return }
         guard completion.status == .success, completion.kind == .receiveImmediate, link.isReady,
             let port = link.ports[id.pair], let peer = link.peer,
-            port.pair.postReceive(id: completion.id, local: UnsafeBufferPointer(start: nil, count: 0)),
+            port.pair.lend({ $0.postReceive(id: completion.id, local: UnsafeBufferPointer(start: nil, count: 0)) }),
             let request = IncomingRequest(completion, link)
         else { return fail(link) }
         serve(request, of: peer, link)
@@ -243,7 +243,7 @@ extension LiteNode {
             return wasEstablished ? peer : nil
         }
         _ = failures.subtract(1, ordering: .sequentiallyConsistent)
-        for pair in 0..<LiteLimit.queuePairs.upperBound { link.ports[pair]?.pair.disconnect() }
+        for pair in 0..<LiteLimit.queuePairs.upperBound { link.ports[pair]?.pair.object.disconnect() }
         responses.lock.lock()
         // A node that does not call has nobody else to take the flushed receives of lost links: the queue holds those of every peer
         // once, so it never overflows.

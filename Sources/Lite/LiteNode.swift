@@ -246,6 +246,15 @@ public final class LiteNode<Device: RDMADevice>: @unchecked Sendable {
         return unsafeDowncast(peer.core, to: Link<Device>.self)
     }
 
+    /// Runs `body` on a peer's link, which the peer keeps alive, without counting a reference.
+    @inline(__always)
+    func withLink<Value>(of peer: LitePeer, _ otherwise: Value, _ body: (Link<Device>) -> Value) -> Value {
+        Unmanaged.passUnretained(peer.core)._withUnsafeGuaranteedRef { core in
+            if core.owner != ObjectIdentifier(self) { return otherwise }
+            return body(unsafeDowncast(core, to: Link<Device>.self))
+        }
+    }
+
     /// Announces a change of the membership to those who wait for one.
     func announceChange() {
         _ = lego_atomic_add_u32(changes, 1)

@@ -1,10 +1,11 @@
 import CLinux
 import Fabric
+import Kernel
 
 /// One queue pair of a link with its own send completion queue. All threads share it: they post, and poll its completions, under the
 /// gate's lock.
 final class Port<Device: RDMADevice>: @unchecked Sendable {
-    let pair: Device.Pair
+    let pair: Held<Device.Pair>
     let gate: CompletionGate<Device.Queue>
     /// Requests that may be posted and not yet known to have completed.
     let depth: Int
@@ -17,7 +18,7 @@ final class Port<Device: RDMADevice>: @unchecked Sendable {
     private var sinceSignal = 0
 
     init(pair: Device.Pair, sendQueue: Device.Queue, parameters: QueuePairParameters) {
-        self.pair = pair
+        self.pair = Held(pair)
         depth = parameters.sendRequests_max
         inlineBytes_max = parameters.inlineBytes_max
         gate = CompletionGate(queue: sendQueue)
@@ -43,9 +44,9 @@ final class Port<Device: RDMADevice>: @unchecked Sendable {
         let id = SendID(transfer: transfer, retires: isSignaled ? sinceSignal + 1 : 0)
         request.id = id.rawValue
         request.isSignaled = isSignaled
-        if !pair.postSend(request) {
+        if !pair.lend({ $0.postSend(request) }) {
             drainLocked(transfers)
-            if !pair.postSend(request) { return false }
+            if !pair.lend({ $0.postSend(request) }) { return false }
         }
         unretired += 1
         sinceSignal = isSignaled ? 0 : sinceSignal + 1

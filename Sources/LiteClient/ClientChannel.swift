@@ -23,13 +23,11 @@ struct Outcome {
 /// The program's end of a channel (`lite_channel.h`). Any number of threads share it: the lock is held while a slot is
 /// taken and while a submission is written, never while waiting.
 ///
-/// Cost of an operation that the daemon serves at once: no system call, two locked sections of some ten nanoseconds.
+/// Cost of an operation that the daemon serves at once: no system call, two or three locked sections of some ten nanoseconds.
 final class ClientChannel: @unchecked Sendable {
     private static let leastSpin_ns: UInt64 = 3000
 
     let base: UnsafeMutableRawPointer
-    /// The asynchronous operations under way.
-    let notes = OperationNotes()
     private let file: MemoryFile
     /// The session's connection, which the session closes.
     private let socket: Int32
@@ -43,10 +41,12 @@ final class ClientChannel: @unchecked Sendable {
     private let gaugeOfOthers = SpinGauge()
     private let lock = AdaptiveLock()
     // Protected by `lock`.
-    private var freeSlots: UInt64 = .max
-    private var freeBlocks: UInt32 = .max
-    private var sequence: UInt32 = 0
-    private var takenSeen: UInt32 = 0
+    @exclusivity(unchecked) private var freeSlots: UInt64 = .max
+    @exclusivity(unchecked) private var freeBlocks: UInt32 = .max
+    @exclusivity(unchecked) private var sequence: UInt32 = 0
+    @exclusivity(unchecked) private var takenSeen: UInt32 = 0
+    /// The asynchronous operations under way.
+    @exclusivity(unchecked) private var notes = OperationNotes()
     /// Threads that wait for a slot or blocks, and the futex word that changes with each that is given back.
     private let waiting: UnsafeMutablePointer<UInt32>
     private let returns: UnsafeMutablePointer<UInt32>
@@ -69,9 +69,15 @@ final class ClientChannel: @unchecked Sendable {
     // MARK: Slots
 
     /// A slot with room for `bytes` of data, at most `LITE_BLOCKS * LITE_BLOCK`. nil when there is none.
+    @inline(__always)
     func take(bytes: Int) -> Ticket? {
         lock.lock()
         defer { lock.unlock() }
+        return takeLocked(bytes: bytes)
+    }
+
+    @inline(__always)
+    private func takeLocked(bytes: Int) -> Ticket? {
         if freeSlots == 0 { return nil }
         let slot = freeSlots.trailingZeroBitCount
         var ticket = Ticket(slot: slot, data: Int(LITE_CELL_OFFSET) + slot * Int(LITE_CELL), blocks: 0)
@@ -135,9 +141,24 @@ final class ClientChannel: @unchecked Sendable {
     }
 
     /// Writes a submission and wakes the daemon if it sleeps; answers its number.
-    @inline(__always)
     private func write(_ submission: inout lite_submission) -> UInt32 {
         lock.lock()
+        let number = writeLocked(&submission)
+        lock.unlock()
+        wakeDaemon()
+        return number
+    }
+
+    /// The daemon looks for submissions, or sleeps and is to be woken.
+    @inline(__always)
+    private func wakeDaemon() {
+        lego_atomic_fence()
+        if lego_atomic_load_u32(asleepWord) != 0 { ringDoorbell() }
+    }
+
+    /// Lets the lock go for a moment where the ring is full.
+    @inline(__always)
+    private func writeLocked(_ submission: inout lite_submission) -> UInt32 {
         while sequence &- takenSeen >= UInt32(LITE_RING) {
             takenSeen = lego_atomic_load_u32(takenWord)
             if sequence &- takenSeen < UInt32(LITE_RING) { break }
@@ -154,10 +175,53 @@ final class ClientChannel: @unchecked Sendable {
         submission.sequence = 0
         entry.pointee = submission
         lego_atomic_store_u32(UnsafeMutableRawPointer(entry).assumingMemoryBound(to: UInt32.self), number)
-        lock.unlock()
-        lego_atomic_fence()
-        if lego_atomic_load_u32(asleepWord) != 0 { ringDoorbell() }
         return number
+    }
+
+    // MARK: Asynchronous operations
+
+    /// Hands an operation to the daemon that somebody waits for later; answers its slot and generation, or nil where no slot is
+    /// free. `room`: bytes of the channel that it needs; what `from` holds is copied there, and what the daemon has put there
+    /// goes to `target` when it has been waited for. Without `room` the submission says where its data lies.
+    @inline(__always)
+    func begin(
+        _ submission: inout lite_submission, room: Int, from: UnsafeRawPointer?, target: UnsafeMutableRawPointer?
+    ) -> (slot: Int, generation: UInt64)? {
+        lock.lock()
+        guard var ticket = takeLocked(bytes: room) else {
+            lock.unlock()
+            return nil
+        }
+        if room > 0 { submission.data = UInt64(ticket.data) }
+        if let from {
+            // The slot is this thread's: only a copy that others would notice is made without the lock.
+            let isLong = room > Int(LITE_CELL)
+            if isLong { lock.unlock() }
+            (base + ticket.data).copyMemory(from: from, byteCount: room)
+            if isLong { lock.lock() }
+        }
+        submission.slot = UInt16(truncatingIfNeeded: ticket.slot)
+        ticket.sequence = writeLocked(&submission)
+        let generation = notes.note(ticket, target: target, count: Int(submission.count))
+        lock.unlock()
+        wakeDaemon()
+        return (ticket.slot, generation)
+    }
+
+    /// Takes an operation's note out, to wait for it; nil when somebody has.
+    @inline(__always)
+    func claim(_ slot: Int, _ generation: UInt64) -> OperationNote? {
+        lock.lock()
+        defer { lock.unlock() }
+        return notes.claim(slot, generation)
+    }
+
+    /// The ticket of an operation; nil when it has been waited for.
+    @inline(__always)
+    func ticket(_ slot: Int, _ generation: UInt64) -> Ticket? {
+        lock.lock()
+        defer { lock.unlock() }
+        return notes.ticket(slot, generation)
     }
 
     @inline(never)

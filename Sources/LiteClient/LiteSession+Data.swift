@@ -19,32 +19,36 @@ extension LiteSession {
         if count <= 0 { return LITE_EINVAL.code }
         if let place = buffers.place(buffer, count) { return transferInPlace(opcode, handle, offset, place, count) }
         if count > Int(LITE_CELL) { return transferLarge(opcode, handle, offset, buffer, count) }
-        let channel = channel
-        guard var ticket = channel.takeWaiting(bytes: count) else { return LITE_EBUSY.code }
-        let data = channel.base + ticket.data
-        let isWord = count == 8
-        if opcode == LITE_OP_WRITE, !isWord { data.copyMemory(from: buffer, byteCount: count) }
-        let word = isWord && opcode == LITE_OP_WRITE ? buffer.loadUnaligned(as: UInt64.self) : 0
-        post(
-            opcode, channel, &ticket, handle, offset, count, at: UInt64(ticket.data), whole: count, isWord: isWord,
-            word)
-        let outcome = channel.wait(ticket, until: .never, copying: count)
-        if outcome.status == 0, opcode == LITE_OP_READ {
+        return withChannel(channelNumber) { channel in
+            guard var ticket = channel.takeWaiting(bytes: count) else { return LITE_EBUSY.code }
+            let data = channel.base + ticket.data
+            let isWord = count == 8
+            if opcode == LITE_OP_WRITE, !isWord { data.copyMemory(from: buffer, byteCount: count) }
+            let word = isWord && opcode == LITE_OP_WRITE ? buffer.loadUnaligned(as: UInt64.self) : 0
+            var submission = submission(opcode, handle, offset, count, at: UInt64(ticket.data), whole: count)
             if isWord {
-                buffer.storeBytes(of: outcome.value, as: UInt64.self)
-            } else {
-                buffer.copyMemory(from: data, byteCount: count)
+                submission.flags = UInt8(LITE_FLAG_WORD)
+                submission.operand2 = word
             }
+            channel.post(&submission, &ticket)
+            let outcome = channel.wait(ticket, until: .never, copying: count)
+            if outcome.status == 0, opcode == LITE_OP_READ {
+                if isWord {
+                    buffer.storeBytes(of: outcome.value, as: UInt64.self)
+                } else {
+                    buffer.copyMemory(from: data, byteCount: count)
+                }
+            }
+            if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+            return outcome.status
         }
-        if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
-        return outcome.status
     }
 
+    /// What says where a transfer's bytes lie. `whole`: bytes that must be inside the region.
     @inline(__always)
-    private func post(
-        _ opcode: lite_opcode, _ channel: ClientChannel, _ ticket: inout Ticket, _ handle: UInt64, _ offset: UInt64,
-        _ count: Int, at place: UInt64, whole: Int, isWord: Bool = false, _ word: UInt64 = 0
-    ) {
+    private func submission(
+        _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ count: Int, at place: UInt64, whole: Int
+    ) -> lite_submission {
         var submission = lite_submission()
         submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
         submission.handle = handle
@@ -52,11 +56,7 @@ extension LiteSession {
         submission.count = UInt64(count)
         submission.data = place
         submission.operand = UInt64(whole)
-        if isWord {
-            submission.flags = UInt8(LITE_FLAG_WORD)
-            submission.operand2 = word
-        }
-        channel.post(&submission, &ticket)
+        return submission
     }
 
     /// A transfer of memory that the daemon reaches: nothing is copied here.
@@ -65,12 +65,14 @@ extension LiteSession {
         _ opcode: lite_opcode, _ handle: UInt64, _ offset: UInt64, _ place: UInt64, _ count: Int
     ) -> Int32 {
         if count > Int(LITE_ASYNC_MAX) { return transferParts(opcode, handle, offset, nil, place, count) }
-        let channel = channel
-        guard var ticket = channel.takeWaiting(bytes: 0) else { return LITE_EBUSY.code }
-        post(opcode, channel, &ticket, handle, offset, count, at: place, whole: count)
-        let outcome = channel.wait(ticket, until: .never, copying: count)
-        if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
-        return outcome.status
+        return withChannel(channelNumber) { channel in
+            guard var ticket = channel.takeWaiting(bytes: 0) else { return LITE_EBUSY.code }
+            var submission = submission(opcode, handle, offset, count, at: place, whole: count)
+            channel.post(&submission, &ticket)
+            let outcome = channel.wait(ticket, until: .never, copying: count)
+            if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+            return outcome.status
+        }
     }
 
     @inline(never)
@@ -110,9 +112,10 @@ extension LiteSession {
                         if opcode == LITE_OP_WRITE, let buffer {
                             (channel.base + ticket.data).copyMemory(from: buffer + next, byteCount: part)
                         }
-                        post(
-                            opcode, channel, &ticket, handle, offset &+ UInt64(next), part,
+                        var submission = submission(
+                            opcode, handle, offset &+ UInt64(next), part,
                             at: buffer == nil ? place + UInt64(next) : UInt64(ticket.data), whole: count - next)
+                        channel.post(&submission, &ticket)
                         parts[posted % window] = (ticket, next, part)
                         posted += 1
                         next += part
@@ -139,47 +142,46 @@ extension LiteSession {
         _ operation: inout LiteOperation
     ) -> Int32 {
         guard count > 0, count <= Int(LITE_ASYNC_MAX) else { return LITE_EINVAL.code }
-        let number = channels.count == 1 ? 0 : channels.firstIndex { $0 === channel } ?? 0
+        let number = channelNumber
         let place = buffers.place(buffer, count)
-        guard var ticket = channels[number].take(bytes: place == nil ? count : 0) else { return LITE_EBUSY.code }
-        if opcode == LITE_OP_WRITE, place == nil {
-            (channels[number].base + ticket.data).copyMemory(from: buffer, byteCount: count)
+        let isCopied = place == nil
+        var submission = submission(opcode, handle, offset, count, at: place ?? 0, whole: count)
+        let begun = withChannel(number) { channel in
+            channel.begin(
+                &submission, room: isCopied ? count : 0, from: isCopied && opcode == LITE_OP_WRITE ? buffer : nil,
+                target: isCopied && opcode == LITE_OP_READ ? buffer : nil)
         }
-        let target = opcode == LITE_OP_READ && place == nil ? buffer : nil
-        let generation = channels[number].notes.note(ticket, target: target, count: count)
-        post(
-            opcode, channels[number], &ticket, handle, offset, count, at: place ?? UInt64(ticket.data), whole: count)
-        channels[number].notes.update(ticket)
-        operation = LiteOperation(place: UInt64(number) << 16 | UInt64(ticket.slot), generation: generation)
+        guard let (slot, generation) = begun else { return LITE_EBUSY.code }
+        operation = LiteOperation(place: UInt64(number) << 16 | UInt64(slot), generation: generation)
         return 0
     }
 
-    /// The channel and slot of an operation that nobody has waited for yet.
-    private func find(_ operation: LiteOperation) -> (ClientChannel, Int)? {
+    /// Runs `body` on the channel and slot of an operation that nobody has waited for yet.
+    @inline(__always)
+    private func with(_ operation: LiteOperation, _ body: (ClientChannel, Int) -> Int32) -> Int32 {
         let number = Int(operation.place >> 16)
         let slot = Int(operation.place & 0xffff)
-        guard number < channels.count, slot < Int(LITE_SLOTS) else { return nil }
-        return (channels[number], slot)
+        guard number < channels.count, slot < Int(LITE_SLOTS) else { return LITE_EINVAL.code }
+        return withChannel(number) { body($0, slot) }
     }
 
     func finish(_ operation: LiteOperation) -> Int32 {
-        guard let (channel, slot) = find(operation), let noted = channel.notes.claim(slot, operation.generation) else {
-            return LITE_EINVAL.code
+        with(operation) { channel, slot in
+            guard let noted = channel.claim(slot, operation.generation) else { return LITE_EINVAL.code }
+            let outcome = channel.wait(noted.ticket, until: .never, copying: noted.count)
+            if outcome.status == 0, let target = noted.target {
+                target.copyMemory(from: channel.base + noted.ticket.data, byteCount: noted.count)
+            }
+            if outcome.status != LITE_EDAEMON.code { channel.give(noted.ticket) }
+            return outcome.status
         }
-        let outcome = channel.wait(noted.ticket, until: .never, copying: noted.count)
-        if outcome.status == 0, let target = noted.target {
-            target.copyMemory(from: channel.base + noted.ticket.data, byteCount: noted.count)
-        }
-        if outcome.status != LITE_EDAEMON.code { channel.give(noted.ticket) }
-        return outcome.status
     }
 
     func test(_ operation: LiteOperation) -> Int32 {
-        guard let (channel, slot) = find(operation), let ticket = channel.notes.ticket(slot, operation.generation)
-        else {
-            return LITE_EINVAL.code
+        with(operation) { channel, slot in
+            guard let ticket = channel.ticket(slot, operation.generation) else { return LITE_EINVAL.code }
+            return channel.isDone(ticket) ? 1 : 0
         }
-        return channel.isDone(ticket) ? 1 : 0
     }
 
     func atomic(

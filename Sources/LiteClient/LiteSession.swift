@@ -57,9 +57,17 @@ public final class LiteSession: @unchecked Sendable {
     }
 
     /// The calling thread's channel.
+    var channel: ClientChannel { channels[channelNumber] }
+
     @inline(__always)
-    var channel: ClientChannel {
-        channels.count == 1 ? channels[0] : channels[Int(pthread_self() >> 12) % channels.count]
+    var channelNumber: Int { channels.count == 1 ? 0 : Int(pthread_self() >> 12) % channels.count }
+
+    /// Runs `body` on a channel, which lives as long as this, without counting a reference.
+    @inline(__always)
+    func withChannel<Value>(_ number: Int, _ body: (ClientChannel) -> Value) -> Value {
+        channels.withUnsafeBytes {
+            $0.load(fromByteOffset: number * MemoryLayout<ClientChannel>.stride, as: Unmanaged<ClientChannel>.self)
+        }._withUnsafeGuaranteedRef(body)
     }
 
     // MARK: Operations
@@ -73,18 +81,19 @@ public final class LiteSession: @unchecked Sendable {
         collect: (Outcome, UnsafeMutableRawPointer) -> Void = { _, _ in },
         refuse: (Outcome) -> Void = { _ in }
     ) -> Int32 {
-        let channel = channel
-        guard var ticket = channel.takeWaiting(bytes: bytes) else { return LITE_EBUSY.code }
-        var submission = lite_submission()
-        submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
-        submission.data = UInt64(ticket.data)
-        fill(&submission, channel.base + ticket.data)
-        channel.post(&submission, &ticket)
-        let outcome = channel.wait(ticket, until: deadline, forOthers: Self.isForOthers(opcode))
-        if outcome.status >= 0 { collect(outcome, channel.base + ticket.data) } else { refuse(outcome) }
-        // A daemon that is gone may not be: its late answer must find nobody else in the slot.
-        if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
-        return outcome.status
+        withChannel(channelNumber) { channel in
+            guard var ticket = channel.takeWaiting(bytes: bytes) else { return LITE_EBUSY.code }
+            var submission = lite_submission()
+            submission.opcode = UInt8(truncatingIfNeeded: opcode.rawValue)
+            submission.data = UInt64(ticket.data)
+            fill(&submission, channel.base + ticket.data)
+            channel.post(&submission, &ticket)
+            let outcome = channel.wait(ticket, until: deadline, forOthers: Self.isForOthers(opcode))
+            if outcome.status >= 0 { collect(outcome, channel.base + ticket.data) } else { refuse(outcome) }
+            // A daemon that is gone may not be: its late answer must find nobody else in the slot.
+            if outcome.status != LITE_EDAEMON.code { channel.give(ticket) }
+            return outcome.status
+        }
     }
 
     /// What ends when another program does something.

@@ -1,5 +1,4 @@
 import CLite
-import Kernel
 
 /// What is remembered of an asynchronous operation until it is waited for.
 struct OperationNote {
@@ -11,10 +10,8 @@ struct OperationNote {
     var generation: UInt64 = 0
 }
 
-/// The notes of a channel's slots. Safe on any thread: `lock` is a leaf.
-final class OperationNotes: @unchecked Sendable {
-    private let lock = AdaptiveLock()
-    // Protected by `lock`.
+/// The notes of a channel's slots. Not safe by itself: the channel's lock guards it.
+struct OperationNotes: ~Copyable {
     private let notes: UnsafeMutablePointer<OperationNote>
     private var generation: UInt64 = 0
 
@@ -25,33 +22,23 @@ final class OperationNotes: @unchecked Sendable {
 
     deinit { notes.deallocate() }
 
-    /// Remembers an operation; answers its generation.
-    func note(_ ticket: Ticket, target: UnsafeMutableRawPointer?, count: Int) -> UInt64 {
-        lock.lock()
-        defer { lock.unlock() }
+    /// Remembers an operation that has been posted; answers its generation.
+    @inline(__always)
+    mutating func note(_ ticket: Ticket, target: UnsafeMutableRawPointer?, count: Int) -> UInt64 {
         generation += 1
         notes[ticket.slot] = OperationNote(ticket: ticket, target: target, count: count, generation: generation)
         return generation
     }
 
-    /// Completes the note with the ticket that was posted.
-    func update(_ ticket: Ticket) {
-        lock.lock()
-        notes[ticket.slot].ticket = ticket
-        lock.unlock()
-    }
-
     /// The ticket of an operation; nil when it has been waited for.
+    @inline(__always)
     func ticket(_ slot: Int, _ generation: UInt64) -> Ticket? {
-        lock.lock()
-        defer { lock.unlock() }
-        return generation != 0 && notes[slot].generation == generation ? notes[slot].ticket : nil
+        generation != 0 && notes[slot].generation == generation ? notes[slot].ticket : nil
     }
 
     /// Takes the note out; nil when somebody else did.
+    @inline(__always)
     func claim(_ slot: Int, _ generation: UInt64) -> OperationNote? {
-        lock.lock()
-        defer { lock.unlock() }
         if generation == 0 || notes[slot].generation != generation { return nil }
         defer { notes[slot].generation = 0 }
         return notes[slot]

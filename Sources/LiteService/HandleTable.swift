@@ -25,10 +25,13 @@ struct HandleEntry: BitwiseCopyable {
     /// A `Mapping` or a `LockReference`, retained by the entry.
     var object: UnsafeMutableRawPointer?
 
-    var mapping: Mapping? {
+    /// Without a counted reference of its own.
+    @inline(__always)
+    var heldMapping: Unmanaged<Mapping>? {
         guard kind == .region, let object else { return nil }
-        return Unmanaged<Mapping>.fromOpaque(object).takeUnretainedValue()
+        return Unmanaged<Mapping>.fromOpaque(object)
     }
+    var mapping: Mapping? { heldMapping?.takeUnretainedValue() }
     var lock: LockReference? {
         guard kind == .lock, let object else { return nil }
         return Unmanaged<LockReference>.fromOpaque(object).takeUnretainedValue()

@@ -88,7 +88,7 @@ extension LiteService {
             session, submission.pointee.handle, UInt8(isRead ? LITE_READ.rawValue : LITE_WRITE.rawValue),
             submission.pointee.offset, count == 0 ? 0 : max(count, submission.pointee.operand), &entry)
         var data: UnsafeMutableRawPointer?
-        var buffer: SessionBuffer?
+        var buffer: Unmanaged<SessionBuffer>?
         if submission.pointee.data >> UInt64(LITE_BUFFER_SHIFT) == 0 {
             data = channel.bytes(at: submission.pointee.data, count: count)
         } else if let found = session.bufferLocked(submission.pointee.data, count: count) {
@@ -105,27 +105,44 @@ extension LiteService {
             copyLocked(channel, submission, data, local + Int(submission.pointee.offset), isRead)
             return .done
         }
-        guard let mapping = entry.mapping else {
+        guard let mapping = entry.heldMapping else {
             channel.post(slot, Code.handle)
             return .done
         }
-        if !mapping.isNear { return .deferred }
-        if count <= Self.lockedBytes_max, bytes <= Self.lockedRow_max, let piece = mapping.whole, let peer = piece.peer,
-            let place = node.beginAccess(
-                peer, remoteOffset: piece.offset + submission.pointee.offset, count: Int(count),
-                isRead ? .read : .write)
-        {
-            bytes += count
+        // The entry keeps the mapping as long as the lock is held.
+        return mapping._withUnsafeGuaranteedRef { mapping in
+            if !mapping.isNear { return .deferred }
+            if count <= Self.lockedBytes_max, bytes <= Self.lockedRow_max,
+                copyAtPeer(channel, submission, mapping, data, isRead)
+            {
+                bytes += count
+                return .done
+            }
+            mapping.begin()
+            counted.initialize(
+                to: CountedTransfer(
+                    submission: submission.pointee, mapping: .passRetained(mapping), place: data,
+                    buffer: buffer?.retain()))
+            return .counted
+        }
+    }
+
+    /// Does a short transfer with another node on this host where its memory lies; false where that cannot be.
+    @inline(__always)
+    private func copyAtPeer(
+        _ channel: ServiceChannel, _ submission: UnsafePointer<lite_submission>, _ mapping: Mapping,
+        _ data: UnsafeMutableRawPointer, _ isRead: Bool
+    ) -> Bool {
+        mapping.withPeer(false) { peer in
+            guard
+                let place = node.beginAccess(
+                    peer, remoteOffset: mapping.wholeOffset + submission.pointee.offset,
+                    count: Int(submission.pointee.count), isRead ? .read : .write)
+            else { return false }
             copyLocked(channel, submission, data, place, isRead)
             node.endAccess(peer)
-            return .done
+            return true
         }
-        mapping.begin()
-        counted.initialize(
-            to: CountedTransfer(
-                submission: submission.pointee, mapping: .passRetained(mapping), place: data,
-                buffer: buffer.map { .passRetained($0) }))
-        return .counted
     }
 
     /// Copies a short transfer and completes it.
@@ -201,7 +218,7 @@ extension LiteService {
             session, submission.handle, right, submission.offset, max(submission.count, submission.operand))
         guard let mapping = found else { return channel.complete(slot, status) }
         session.lock.lock()
-        let inBuffer = session.bufferLocked(submission.data, count: submission.count)
+        let inBuffer = session.bufferLocked(submission.data, count: submission.count).map { ($0.0, $0.1.retain()) }
         session.lock.unlock()
         guard let place = inBuffer?.0 ?? channel.bytes(at: submission.data, count: submission.count) else {
             release(mapping)
@@ -211,7 +228,7 @@ extension LiteService {
             channel,
             CountedTransfer(
                 submission: submission, mapping: .passRetained(mapping), place: place,
-                buffer: inBuffer.map { .passRetained($0.1) }))
+                buffer: inBuffer?.1))
     }
 
     /// Copies between a program's memory and a region, piece by piece.

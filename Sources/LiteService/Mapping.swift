@@ -32,8 +32,9 @@ final class Mapping: @unchecked Sendable {
     let pieces: [MappedPiece]
     /// Whether every piece is on this host, so that copying does not wait.
     let isNear: Bool
-    /// The piece, if there is only one.
-    let whole: MappedPiece?
+    /// If there is only one piece: the other node that it is on, and where.
+    private let wholePeer: Held<LitePeer>?
+    let wholeOffset: UInt64
     /// Programs' handles of it.
     var handles: [(session: Session, handle: UInt64)] = []
     /// Whether it is in the control state.
@@ -44,13 +45,24 @@ final class Mapping: @unchecked Sendable {
         self.id = id
         self.bytes = bytes
         self.pieces = pieces
-        whole = pieces.count == 1 ? pieces[0] : nil
+        let whole = pieces.count == 1 ? pieces[0] : nil
+        wholePeer = whole?.peer.map { Held($0) }
+        wholeOffset = whole?.offset ?? 0
         isNear = pieces.allSatisfy { $0.lane == nil }
         words = .allocate(capacity: 3)
         words.initialize(repeating: 0, count: 3)
     }
 
     deinit { words.deallocate() }
+
+    /// Runs `body` on the other node that all of it is on, if it is.
+    @inline(__always)
+    func withPeer<Value>(_ otherwise: Value, _ body: (LitePeer) -> Value) -> Value {
+        switch wholePeer {
+        case .some(let peer): peer.lend(body)
+        case .none: otherwise
+        }
+    }
 
     /// Operations under way that do not hold their session's lock.
     var underWay: UInt32 { lego_atomic_load_u32(words) }

@@ -34,11 +34,11 @@ final class Session: @unchecked Sendable {
     var channels: [ServiceChannel] = []
 
     let lock = AdaptiveLock()
-    // Protected by `lock`.
-    var handles = HandleTable()
+    // Protected by `lock`; the language need not look for a second user at each access.
+    @exclusivity(unchecked) var handles = HandleTable()
     var incoming = SlotTable<IncomingCall>(capacity_max: Session.incoming_max, blank: IncomingCall())
     /// By their number less one.
-    var buffers: [SessionBuffer?] = []
+    @exclusivity(unchecked) var buffers: [SessionBuffer?] = []
     var isEnded = false
 
     init(id: UInt64, user: UInt32, process: Int32, priority: UInt32, socket: consuming Descriptor) {

@@ -43,14 +43,20 @@ final class Registration: Sendable {
 }
 
 extension Session {
-    /// Bytes of a buffer that a submission names; nil where they are none. `lock` is held.
+    /// Bytes of a buffer that a submission names, and the buffer, which is sure to live as long as `lock` is held; nil where
+    /// they are none. `lock` is held.
     @inline(__always)
-    func bufferLocked(_ place: UInt64, count: UInt64) -> (UnsafeMutableRawPointer, SessionBuffer)? {
+    func bufferLocked(_ place: UInt64, count: UInt64) -> (UnsafeMutableRawPointer, Unmanaged<SessionBuffer>)? {
         let number = Int(place >> UInt64(LITE_BUFFER_SHIFT))
-        guard number > 0, number <= buffers.count, let buffer = buffers[number - 1] else { return nil }
+        guard number > 0, number <= buffers.count else { return nil }
+        // The array's own reference will do: none is counted.
+        let place = (number - 1) * MemoryLayout<SessionBuffer?>.stride
+        let found = buffers.withUnsafeBytes { $0.load(fromByteOffset: place, as: Unmanaged<SessionBuffer>?.self) }
+        guard let found else { return nil }
+        let (base, bytes) = found._withUnsafeGuaranteedRef { ($0.base, $0.count) }
         let offset = place & (1 << UInt64(LITE_BUFFER_SHIFT) - 1)
-        guard offset <= UInt64(buffer.count), count <= UInt64(buffer.count) - offset else { return nil }
-        return (buffer.base + Int(offset), buffer)
+        guard offset <= UInt64(bytes), count <= UInt64(bytes) - offset else { return nil }
+        return (base + Int(offset), found)
     }
 }
 

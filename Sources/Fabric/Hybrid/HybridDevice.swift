@@ -140,7 +140,7 @@ public final class HybridDevice: RDMADevice {
         let connector = Connector(
             context: soft.context, address: address, send: send.soft, receive: receive.soft, parameters: parameters,
             privateData: privateData, deadline: deadline)
-        func make(_ kind: HybridQueuePair.Kind, _ reason: String) -> HybridQueuePair {
+        func make(_ kind: consuming HybridQueuePair.Kind, _ reason: String) -> HybridQueuePair {
             HybridQueuePair(kind, parameters: parameters, send: send, receive: receive, reason: reason)
         }
         // The caller prepares the very object that it is answered.
@@ -149,7 +149,7 @@ public final class HybridDevice: RDMADevice {
         let prepareSoft = { [path, adapterAbsence] (pair: SoftQueuePair) throws(FabricError) in
             let reason = PathReason.connected(
                 pair, path: path, hasAdapter: verbs != nil, isAdapterWanted: adapterAbsence != nil, noWay: noWay != nil)
-            let hybrid = make(.soft(pair), reason)
+            let hybrid = make(HybridQueuePair.Kind(pair), reason)
             made = hybrid
             try prepare(hybrid)
         }
@@ -164,7 +164,7 @@ public final class HybridDevice: RDMADevice {
                 to: address, send: send.verbsQueue(), receive: receive.verbsQueue(), parameters: parameters,
                 privateData: privateData, until: deadline,
                 prepare: { (pair) throws(FabricError) in
-                    let hybrid = make(.verbs(pair), PathReason.accepted(.verbs))
+                    let hybrid = make(HybridQueuePair.Kind(pair), PathReason.accepted(.verbs))
                     made = hybrid
                     try prepare(hybrid)
                 })

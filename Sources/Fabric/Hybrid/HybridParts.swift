@@ -48,9 +48,9 @@ public final class HybridConnectionRequest: ConnectionRequest {
         send: HybridCompletionQueue, receive: HybridCompletionQueue, parameters: QueuePairParameters,
         privateData: [UInt8], prepare: (HybridQueuePair) throws(FabricError) -> Void
     ) throws(FabricError) -> HybridQueuePair {
-        func make(_ kind: HybridQueuePair.Kind) -> HybridQueuePair {
-            HybridQueuePair(
-                kind, parameters: parameters, send: send, receive: receive, reason: PathReason.accepted(kind.link))
+        func make(_ kind: consuming HybridQueuePair.Kind) -> HybridQueuePair {
+            let reason = PathReason.accepted(kind.link)
+            return HybridQueuePair(kind, parameters: parameters, send: send, receive: receive, reason: reason)
         }
         // The caller prepares the very object that it is answered.
         var made: HybridQueuePair?
@@ -59,21 +59,21 @@ public final class HybridConnectionRequest: ConnectionRequest {
             let pair = try request.accept(
                 send: send.soft, receive: receive.soft, parameters: parameters, privateData: privateData,
                 prepare: { (pair) throws(FabricError) in
-                    let hybrid = make(.soft(pair))
+                    let hybrid = make(HybridQueuePair.Kind(pair))
                     made = hybrid
                     try prepare(hybrid)
                 })
-            return made ?? make(.soft(pair))
+            return made ?? make(HybridQueuePair.Kind(pair))
         case .verbs(let request):
             let pair = try request.accept(
                 send: send.verbsQueue(), receive: receive.verbsQueue(), parameters: parameters,
                 privateData: privateData,
                 prepare: { (pair) throws(FabricError) in
-                    let hybrid = make(.verbs(pair))
+                    let hybrid = make(HybridQueuePair.Kind(pair))
                     made = hybrid
                     try prepare(hybrid)
                 })
-            return made ?? make(.verbs(pair))
+            return made ?? make(HybridQueuePair.Kind(pair))
         }
     }
 

@@ -21,15 +21,16 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
     private let counters: UnsafeMutablePointer<UInt64>
 
     init(
-        _ kind: Kind, parameters: QueuePairParameters, send: HybridCompletionQueue, receive: HybridCompletionQueue,
+        _ kind: consuming Kind, parameters: QueuePairParameters, send: HybridCompletionQueue,
+        receive: HybridCompletionQueue,
         reason: String
     ) {
-        self.kind = kind
         self.parameters = parameters
         self.send = send
         self.receive = receive
         number = kind.number
         link = kind.link
+        self.kind = kind
         pathReason = reason
         let line = UnsafeMutableRawPointer.allocate(byteCount: 64, alignment: 64)
         counters = line.bindMemory(to: UInt64.self, capacity: 8)
@@ -57,7 +58,7 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
             if let pointer = UnsafeRawPointer(bitPattern: pacedWord.load(ordering: .acquiring)) {
                 Unmanaged<PacedPair>.fromOpaque(pointer).takeUnretainedValue().postSend(request)
             } else {
-                kind.postSend(request)
+                kind.postSend(copy request)
             }
         if isPosted { count(request) }
         return isPosted
@@ -82,40 +83,39 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
 
     public func postReceive(id: UInt64, local: UnsafeBufferPointer<ScatterElement>) -> Bool {
         switch kind {
-        case .soft(let pair): pair.postReceive(id: id, local: local)
-        case .verbs(let pair): pair.postReceive(id: id, local: local)
+        case .soft(let pair): pair.lend { $0.postReceive(id: id, local: local) }
+        case .verbs(let pair): pair.lend { $0.postReceive(id: id, local: local) }
         }
     }
 
     public func disconnect() {
         switch kind {
-        case .soft(let pair): pair.disconnect()
-        case .verbs(let pair): pair.disconnect()
+        case .soft(let pair): pair.lend { $0.disconnect() }
+        case .verbs(let pair): pair.lend { $0.disconnect() }
         }
     }
 
     public func awaitQuiet(until deadline: Deadline) -> Bool {
         switch kind {
-        case .soft(let pair): pair.awaitQuiet(until: deadline)
-        case .verbs(let pair): pair.awaitQuiet(until: deadline)
+        case .soft(let pair): pair.lend { $0.awaitQuiet(until: deadline) }
+        case .verbs(let pair): pair.lend { $0.awaitQuiet(until: deadline) }
         }
     }
 
     public func beginAccess(_ remoteKey: UInt32, address: UInt64, count: Int, _ access: RemoteAccess)
         -> UnsafeMutableRawPointer?
     {
-        guard case .soft(let pair) = kind, !withPaced(false, { $0.isOn }),
-            let place = pair.beginAccess(remoteKey, address: address, count: count, access)
+        guard !withPaced(false, { $0.isOn }),
+            let place = kind.withSoft(nil, { $0.beginAccess(remoteKey, address: address, count: count, access) })
         else { return nil }
         lego_atomic_tally_u64(counters + (access == .read ? 4 : 3), UInt64(count))
         return place
     }
 
-    public func endAccess() { if case .soft(let pair) = kind { pair.endAccess() } }
+    public func endAccess() { kind.withSoft(()) { $0.endAccess() } }
 
     public var peerProcess: Int32 {
-        guard case .soft(let pair) = kind, !withPaced(false, { $0.isOn }) else { return 0 }
-        return pair.peerProcess
+        withPaced(false, { $0.isOn }) ? 0 : kind.withSoft(0) { $0.peerProcess }
     }
 
     public var isConnected: Bool { kind.isConnected }
@@ -124,7 +124,7 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
         try made.withLock { made throws(FabricError) in
             if let made { return made.follow(line) }
             guard let line else { return }
-            let paced = PacedPair(kind, parameters: parameters, queue: send.soft, pacer: send.pacer)
+            let paced = PacedPair(kind.copy(), parameters: parameters, queue: send.soft, pacer: send.pacer)
             try send.pacer.add(paced)
             send.attach(paced)
             if receive !== send { receive.attach(paced) }
@@ -137,45 +137,65 @@ public final class HybridQueuePair: QueuePair, @unchecked Sendable {
 
 extension HybridQueuePair {
     /// The part of the device that carries a pair.
-    enum Kind {
-        case soft(SoftQueuePair)
-        case verbs(VerbsQueuePair)
+    enum Kind: ~Copyable, Sendable {
+        case soft(Held<SoftQueuePair>)
+        case verbs(Held<VerbsQueuePair>)
+
+        init(_ pair: SoftQueuePair) { self = .soft(Held(pair)) }
+        init(_ pair: VerbsQueuePair) { self = .verbs(Held(pair)) }
+
+        /// Another holder of the same pair.
+        func copy() -> Kind {
+            switch self {
+            case .soft(let pair): Kind(pair.object)
+            case .verbs(let pair): Kind(pair.object)
+            }
+        }
 
         var number: UInt32 {
             switch self {
-            case .soft(let pair): pair.number
-            case .verbs(let pair): pair.number
+            case .soft(let pair): pair.lend { $0.number }
+            case .verbs(let pair): pair.lend { $0.number }
             }
         }
 
         var link: LinkKind {
             switch self {
-            case .soft(let pair): pair.link
-            case .verbs(let pair): pair.link
+            case .soft(let pair): pair.lend { $0.link }
+            case .verbs(let pair): pair.lend { $0.link }
             }
         }
 
         @inline(__always)
-        func postSend(_ request: borrowing WorkRequest) -> Bool {
+        func postSend(_ request: WorkRequest) -> Bool {
             switch self {
-            case .soft(let pair): pair.postSend(request)
-            case .verbs(let pair): pair.postSend(request)
+            case .soft(let pair): pair.lend { $0.postSend(request) }
+            case .verbs(let pair): pair.lend { $0.postSend(request) }
             }
         }
 
         @inline(__always)
         var isConnected: Bool {
             switch self {
-            case .soft(let pair): pair.isConnected
-            case .verbs(let pair): pair.isConnected
+            case .soft(let pair): pair.lend { $0.isConnected }
+            case .verbs(let pair): pair.lend { $0.isConnected }
             }
         }
 
         /// Whether the two ends have yet to agree: nothing can be posted.
         var isConnecting: Bool {
             switch self {
-            case .soft(let pair): pair.isConnecting
-            case .verbs(let pair): pair.isConnecting
+            case .soft(let pair): pair.lend { $0.isConnecting }
+            case .verbs(let pair): pair.lend { $0.isConnecting }
+            }
+        }
+
+        /// Runs `body` on an emulated pair.
+        @inline(__always)
+        func withSoft<Value>(_ otherwise: Value, _ body: (SoftQueuePair) -> Value) -> Value {
+            switch self {
+            case .soft(let pair): pair.lend(body)
+            case .verbs: otherwise
             }
         }
     }

@@ -43,11 +43,14 @@ final class PacedPair: @unchecked Sendable {
     /// Whether a model is in force.
     private let isOnWord = Atomic<Bool>(false)
 
-    init(_ kind: HybridQueuePair.Kind, parameters: QueuePairParameters, queue: SoftCompletionQueue, pacer: LinkPacer) {
-        self.kind = kind
+    init(
+        _ kind: consuming HybridQueuePair.Kind, parameters: QueuePairParameters, queue: SoftCompletionQueue,
+        pacer: LinkPacer
+    ) {
         self.queue = queue
         self.pacer = pacer
         number = kind.number
+        self.kind = kind
         requests = PacedQueue(parameters)
     }
 
@@ -68,7 +71,7 @@ final class PacedPair: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         // Switched off and through with what was held.
-        if line == nil, requests.isEmpty { return kind.postSend(request) }
+        if line == nil, requests.isEmpty { return kind.postSend(copy request) }
         if requests.isFull || kind.isConnecting { return false }
         var bytes = 0
         for element in request.local { bytes &+= Int(element.count) }
