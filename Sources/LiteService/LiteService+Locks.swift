@@ -120,6 +120,8 @@ extension LiteService {
                 return Code.notHeld
             }
             state.locks[request[0]]?.holder = nil
+            // Whoever unlocks has been told, even where the answer to `wake` is still on its way.
+            state.locks[request[0]]?.isOrphaned = false
             return Code.ok
         }
         if status == Code.ok { passOn(request[0]) }
@@ -184,11 +186,9 @@ extension LiteService {
             let answer = ask(waiting.node, ClusterRequest(.wake, waiting.token, isOrphaned ? 1 : 0))
             let isTaken = answer.status == Code.ok
             control.withLock { state in
-                if isTaken {
-                    if isOrphaned { state.locks[number]?.isOrphaned = false }
-                } else if state.locks[number]?.holder == waiting {
-                    state.locks[number]?.holder = nil
-                }
+                // It may have unlocked since, and others have come and gone.
+                guard state.locks[number]?.holder == waiting else { return }
+                if isTaken { state.locks[number]?.isOrphaned = false } else { state.locks[number]?.holder = nil }
             }
             if isTaken { return }
         }

@@ -50,8 +50,8 @@ extension Session {
         let number = Int(place >> UInt64(LITE_BUFFER_SHIFT))
         guard number > 0, number <= buffers.count else { return nil }
         // The array's own reference will do: none is counted.
-        let place = (number - 1) * MemoryLayout<SessionBuffer?>.stride
-        let found = buffers.withUnsafeBytes { $0.load(fromByteOffset: place, as: Unmanaged<SessionBuffer>?.self) }
+        let entry = (number - 1) * MemoryLayout<SessionBuffer?>.stride
+        let found = buffers.withUnsafeBytes { $0.load(fromByteOffset: entry, as: Unmanaged<SessionBuffer>?.self) }
         guard let found else { return nil }
         let (base, bytes) = found._withUnsafeGuaranteedRef { ($0.base, $0.count) }
         let offset = place & (1 << UInt64(LITE_BUFFER_SHIFT) - 1)
