@@ -34,6 +34,7 @@ rdma link add rxe1 type rxe netdev vb
 
 export LEGO_TEST_VERBS=10.77.0.1,10.77.0.2
 export LEGO_TEST_VERBS_DOWN='ip link set va down' LEGO_TEST_VERBS_UP='sh /run/lego-vm/cable'
+export LEGO_TEST_VERBS_REMOVE='rdma link delete rxe0' LEGO_TEST_VERBS_ADD='rdma link add rxe0 type rxe netdev va'
 status=0
 bash /run/lego-vm/command || status=$?
 echo $status >$LEGO_VM_OUT/.status

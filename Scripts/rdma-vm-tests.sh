@@ -15,8 +15,18 @@ run() {
 
 bash "$root/Scripts/rdma-vm-rack.sh"
 say "the devices' conformance checks"
-run '^FabricTests\.' AdapterEventTests
+run '^FabricTests\.' 'AdapterEventTests|AdapterRemovalTests'
 say "LITE's programs"
 run '^LiteClientTests\.' 'aThousand|everyFunctionFromC|daemonsServeAProgram|aStoppedNode|whatIsUnderWay|whoEndsBefore'
-# Last, and in a process of its own: it takes an adapter's port down.
+# In processes of their own: one removes an adapter, which is put back, and one takes an adapter's port down, after which
+# Soft-RoCE connects no more.
+run 'AdapterRemovalTests'
+adapter=${LEGO_TEST_VERBS_REMOVE##* }
+deadline=$((SECONDS + 60))
+while rdma link show | grep -q "$adapter/"; do
+  ((SECONDS < deadline)) || fail "the adapter $adapter is still there a minute after its last user"
+  sleep 1
+done
+$LEGO_TEST_VERBS_ADD || fail "the adapter $adapter cannot be added again"
+run 'ConformanceTests.ordering'
 run 'AdapterEventTests'

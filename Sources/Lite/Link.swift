@@ -227,13 +227,18 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     func beginFailing() -> Bool { !failing.exchange(true, ordering: .sequentiallyConsistent) }
     var isFailing: Bool { failing.load(ordering: .acquiring) }
 
-    /// Runs `body` on a queue pair of the link; on nothing where it is not there, or no more. What keeps it alive is what every
-    /// user of the ports holds (see above): no reference is counted.
+    /// Runs `body` on a port of the link; on nothing where it is not there, or no more. What keeps it alive is what every user of
+    /// the ports holds (see above): no reference is counted.
+    @inline(__always)
+    func withPort<Value>(_ pair: Int, _ otherwise: Value, _ body: (Port<Device>) -> Value) -> Value {
+        guard let port = UnsafeRawPointer(ports + pair).load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
+        return port._withUnsafeGuaranteedRef(body)
+    }
+
+    /// The same with its queue pair.
     @inline(__always)
     func withPair<Value>(_ pair: Int, _ otherwise: Value, _ body: (Device.Pair) -> Value) -> Value {
-        let word = UnsafeRawPointer(ports + pair)
-        guard let port = word.load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
-        return port._withUnsafeGuaranteedRef { $0.pair.lend(body) }
+        withPort(pair, otherwise) { $0.pair.lend(body) }
     }
 
     @inline(__always)

@@ -65,26 +65,42 @@ extension LiteNode {
         _ opcode: WorkOpcode, _ right: RemoteAccess, _ peer: LitePeer, _ pieces: UnsafeBufferPointer<Transfer>,
         _ memory: LocalMemory, on pairs: TransferPairs, until deadline: Deadline
     ) -> Status {
-        guard let link = link(of: peer) else { return .peerLost }
-        if link.isLost { return .peerLost }
-        guard link.remotePoolAccess.contains(right) else { return .accessRefused }
-        for piece in pieces where !isInside(piece, memory, link) { return .accessRefused }
-        var cursor = TransferCursor(pieces)
-        if cursor.isAtEnd { return .ok }
-        let slot: Int
-        switch takeTransfer(link, until: deadline) {
-        case .success(let taken): slot = taken
-        case .failure(let status): return status.status
+        withLink(of: peer, .peerLost) { link in
+            if link.isLost { return .peerLost }
+            guard link.remotePoolAccess.contains(right) else { return .accessRefused }
+            for piece in pieces where !isInside(piece, memory, link) { return .accessRefused }
+            let cursor = TransferCursor(pieces)
+            if cursor.isAtEnd { return .ok }
+            let slot: Int
+            switch takeTransfer(link, until: deadline) {
+            case .success(let taken): slot = taken
+            case .failure(let status): return status.status
+            }
+            return link.withPort(link.transferPair(slot, on: pairs), nil) { port in
+                move(opcode, link, port, slot, memory, cursor, until: deadline)
+            } ?? withdraw(link, slot)
         }
-        guard let port = link.ports[link.transferPair(slot, on: pairs)] else {
-            link.giveTransfer(slot)
-            return .peerLost
-        }
+    }
+
+    /// The transfer whose slot has been taken.
+    @inline(__always)
+    private func move(
+        _ opcode: WorkOpcode, _ link: Link<Device>, _ port: Port<Device>, _ slot: Int, _ memory: LocalMemory,
+        _ start: TransferCursor, until deadline: Deadline
+    ) -> Status {
+        var cursor = start
         repeat {
             if !postWindow(opcode, link, port, slot, memory, &cursor, until: deadline) { return .timedOut }
             if !finish(link, port, slot, until: deadline) { return .timedOut }
         } while !cursor.isAtEnd && link.transferWaiters[slot].status == 0
         return conclude(link, slot)
+    }
+
+    /// Gives a slot back for which there is no port any more.
+    @inline(never)
+    private func withdraw(_ link: Link<Device>, _ slot: Int) -> Status {
+        link.giveTransfer(slot)
+        return .peerLost
     }
 
     /// The pool, as the local end of transfers.
