@@ -231,7 +231,8 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     /// the ports holds (see above): no reference is counted.
     @inline(__always)
     func withPort<Value>(_ pair: Int, _ otherwise: Value, _ body: (Port<Device>) -> Value) -> Value {
-        guard let port = UnsafeRawPointer(ports + pair).load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
+        let word = UnsafeRawPointer(ports + pair)
+        guard let port = word.load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
         return port._withUnsafeGuaranteedRef(body)
     }
 
