@@ -19,3 +19,22 @@ public struct Held<Object: AnyObject>: ~Copyable {
 }
 
 extension Held: @unchecked Sendable where Object: Sendable {}
+
+/// What the reference at `place` refers to, if to anything, for use without counting another reference: as long as whoever
+/// keeps that one does. A reference and an optional one are one word each, the same for an object.
+@inlinable
+@inline(__always)
+public func uncounted<Object: AnyObject>(_ type: Object.Type, at place: UnsafeRawPointer) -> Unmanaged<Object>? {
+    place.load(as: Unmanaged<Object>?.self)
+}
+
+extension Array {
+    /// The same for an element, which is a reference or an optional one.
+    @inlinable
+    @inline(__always)
+    public func uncounted<Object: AnyObject>(_ type: Object.Type, at index: Int) -> Unmanaged<Object>? {
+        withUnsafeBytes { bytes in
+            Kernel.uncounted(type, at: bytes.baseAddress.unsafelyUnwrapped + index * MemoryLayout<Element>.stride)
+        }
+    }
+}

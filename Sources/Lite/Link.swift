@@ -231,8 +231,7 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     /// the ports holds (see above): no reference is counted.
     @inline(__always)
     func withPort<Value>(_ pair: Int, _ otherwise: Value, _ body: (Port<Device>) -> Value) -> Value {
-        let word = UnsafeRawPointer(ports + pair)
-        guard let port = word.load(as: Unmanaged<Port<Device>>?.self) else { return otherwise }
+        guard let port = uncounted(Port<Device>.self, at: ports + pair) else { return otherwise }
         return port._withUnsafeGuaranteedRef(body)
     }
 

@@ -194,11 +194,10 @@ final class ClientChannel: @unchecked Sendable {
         }
         if room > 0 { submission.data = UInt64(ticket.data) }
         if let from {
-            // The slot is this thread's: only a copy that others would notice is made without the lock.
-            let isLong = room > Int(LITE_CELL)
-            if isLong { lock.unlock() }
+            // The slot is this thread's; the program's memory may have to be waited for.
+            lock.unlock()
             (base + ticket.data).copyMemory(from: from, byteCount: room)
-            if isLong { lock.lock() }
+            lock.lock()
         }
         submission.slot = UInt16(truncatingIfNeeded: ticket.slot)
         ticket.sequence = writeLocked(&submission)

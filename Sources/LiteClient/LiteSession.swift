@@ -62,12 +62,10 @@ public final class LiteSession: @unchecked Sendable {
     @inline(__always)
     var channelNumber: Int { channels.count == 1 ? 0 : Int(pthread_self() >> 12) % channels.count }
 
-    /// Runs `body` on a channel, which lives as long as this, without counting a reference.
+    /// Runs `body` on a channel there is, which lives as long as this, without counting a reference.
     @inline(__always)
     func withChannel<Value>(_ number: Int, _ body: (ClientChannel) -> Value) -> Value {
-        channels.withUnsafeBytes {
-            $0.load(fromByteOffset: number * MemoryLayout<ClientChannel>.stride, as: Unmanaged<ClientChannel>.self)
-        }._withUnsafeGuaranteedRef(body)
+        channels.uncounted(ClientChannel.self, at: number).unsafelyUnwrapped._withUnsafeGuaranteedRef(body)
     }
 
     // MARK: Operations

@@ -49,10 +49,7 @@ extension Session {
     func bufferLocked(_ place: UInt64, count: UInt64) -> (UnsafeMutableRawPointer, Unmanaged<SessionBuffer>)? {
         let number = Int(place >> UInt64(LITE_BUFFER_SHIFT))
         guard number > 0, number <= buffers.count else { return nil }
-        // The array's own reference will do: none is counted.
-        let entry = (number - 1) * MemoryLayout<SessionBuffer?>.stride
-        let found = buffers.withUnsafeBytes { $0.load(fromByteOffset: entry, as: Unmanaged<SessionBuffer>?.self) }
-        guard let found else { return nil }
+        guard let found = buffers.uncounted(SessionBuffer.self, at: number - 1) else { return nil }
         let (base, bytes) = found._withUnsafeGuaranteedRef { ($0.base, $0.count) }
         let offset = place & (1 << UInt64(LITE_BUFFER_SHIFT) - 1)
         guard offset <= UInt64(bytes), count <= UInt64(bytes) - offset else { return nil }
