@@ -191,10 +191,7 @@ extension LiteNode {
         case .success(let taken): slot = taken
         case .failure(let status): return status.status
         }
-        guard let port = link.ports[link.transferPair(slot, on: pairs)] else {
-            link.giveTransfer(slot)
-            return .peerLost
-        }
+        guard let port = link.ports[link.transferPair(slot, on: pairs)] else { return withdraw(link, slot) }
         let result = link.outbox + (link.layout.bytes + slot * 8)
         port.gate.lock.lock()
         link.transferWaiters[slot].count = 1
@@ -234,10 +231,7 @@ extension LiteNode {
         case .success(let taken): slot = taken
         case .failure(let status): return status.status
         }
-        guard let port = link.ports[link.transferPair(slot, on: .common)] else {
-            link.giveTransfer(slot)
-            return .peerLost
-        }
+        guard let port = link.ports[link.transferPair(slot, on: .common)] else { return withdraw(link, slot) }
         port.gate.lock.lock()
         link.transferWaiters[slot].count = UInt32(requests)
         var posted = 0

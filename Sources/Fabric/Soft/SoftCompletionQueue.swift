@@ -147,11 +147,8 @@ public final class SoftCompletionQueue: CompletionQueue, @unchecked Sendable {
     /// Adds a completion to a promised place. Whoever has armed is to be notified after it.
     @inline(__always)
     func add(_ completion: WorkCompletion) {
-        producers.lock()
-        let place = tail.load(ordering: .relaxed)
-        ring[place & mask] = completion
-        tail.store(place &+ 1, ordering: .releasing)
-        producers.unlock()
+        var one = completion
+        withUnsafeMutablePointer(to: &one) { add(UnsafeMutableBufferPointer(start: $0, count: 1)) }
     }
 
     /// Adds a completion to a promised place and notifies whoever has armed.

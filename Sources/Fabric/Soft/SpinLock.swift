@@ -18,10 +18,7 @@ struct SpinLock: ~Copyable, Sendable {
     private borrowing func lockSlowly() {
         var spins = 0
         while true {
-            while word.load(ordering: .relaxed) != 0 {
-                spins += 1
-                if spins < 100 { lego_spin_pause() } else { sched_yield() }
-            }
+            while word.load(ordering: .relaxed) != 0 { pauseOrYield(&spins) }
             if tryLock() { return }
         }
     }
@@ -32,6 +29,12 @@ struct SpinLock: ~Copyable, Sendable {
     /// A full barrier as well, so that the holder may look afterwards for work that came meanwhile.
     @inline(__always)
     borrowing func unlockFully() { _ = word.exchange(0, ordering: .sequentiallyConsistent) }
+}
+
+/// Between two looks at a section that another thread is in: it may have lost its processor.
+private func pauseOrYield(_ spins: inout Int) {
+    spins += 1
+    if spins < 100 { lego_spin_pause() } else { sched_yield() }
 }
 
 /// Work that any thread may carry on, one at a time, and that nobody waits for: whoever finds it taken leaves a note,
@@ -62,10 +65,7 @@ struct Driver: ~Copyable, Sendable {
         let start = word.load(ordering: .sequentiallyConsistent)
         if start & Word.mask == Word.free { return }
         var spins = 0
-        while isInRun(start) {
-            spins += 1
-            if spins < 1000 { lego_spin_pause() } else { sched_yield() }
-        }
+        while isInRun(start) { pauseOrYield(&spins) }
     }
 
     private borrowing func isInRun(_ start: UInt32) -> Bool {

@@ -14,14 +14,19 @@ struct Wakeups: OptionSet {
 }
 
 extension SharedChannel {
-    func driveSend(_ pair: SoftQueuePair) {
+    func driveSend(_ pair: SoftQueuePair) { whileSendDriver(pair) { runSend(pair) } }
+
+    /// Runs `body` as the send driver's, and then wakes whom it has given something to look at.
+    @inline(__always)
+    private func whileSendDriver(_ pair: SoftQueuePair, _ body: () -> Void) {
         var due: Wakeups = []
         sendDriver.drive {
-            runSend(pair)
+            body()
             due.formUnion(sendWakeups)
             sendWakeups = []
         }
-        wake(due, pair)
+        if due.contains(.poller) { pair.sendCompletions.notifyIfSeenArmed() }
+        if due.contains(.peer) { wakePeerIfArmed() }
     }
 
     /// Carries out a request that is not in the send queue, if nothing is before it and there is nothing to be waited for:
@@ -33,15 +38,10 @@ extension SharedChannel {
     ) -> Bool {
         if !pair.sendQueue.isEmpty { return false }
         var isDone = false
-        var due: Wakeups = []
-        sendDriver.drive {
-            // Again only where a note was left meanwhile, for what nobody has appended yet.
-            if isDone || entry.isOver { return }
-            isDone = tryOnce(&entry, local, pair)
-            due.formUnion(sendWakeups)
-            sendWakeups = []
+        whileSendDriver(pair) {
+            // Once more where a note was left meanwhile, unless it has ended.
+            if !isDone, !entry.isOver { isDone = tryOnce(&entry, local, pair) }
         }
-        wake(due, pair)
         return isDone
     }
 
@@ -67,12 +67,6 @@ extension SharedChannel {
         }
         if pair.report(entry, status) { sendWakeups.insert(.poller) }
         return true
-    }
-
-    @inline(__always)
-    private func wake(_ due: Wakeups, _ pair: SoftQueuePair) {
-        if due.contains(.poller) { pair.sendCompletions.notifyIfSeenArmed() }
-        if due.contains(.peer) { wakePeerIfArmed() }
     }
 
     private func runSend(_ pair: SoftQueuePair) {

@@ -42,7 +42,7 @@ final class SharedChannel: @unchecked Sendable {
     let table: RegionTableView
     /// Set once, before the pair is connected.
     private var peer: Held<PeerDevice>?
-    /// The process that opened the other end's socket; 0 when it is another user's, or has no number here. Set as `device`.
+    /// The process that opened the other end's socket; 0 when it is another user's, or has no number here. Set as `peer`.
     private(set) var peerProcess: Int32 = 0
     var queueEvent: Int32 = -1
     private var queuePage: MemoryFile?
