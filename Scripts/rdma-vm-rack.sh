@@ -9,8 +9,17 @@ export PATH=$binaries:$PATH LEGO_RACK=127.0.0.1:7071 SWIFT_BACKTRACE=enable=no
 state=/var/tmp/lego-verbs
 mkdir -p "$state/log"
 daemons=()
+# Where the threads of the daemons are: of one that hangs it is the only evidence.
+say_threads() {
+  local task
+  for task in $(printf '/proc/%s/task/* ' "${daemons[@]}"); do
+    [[ -d $task ]] || continue
+    echo "-- $task $(<"$task/comm") $(cut -d ' ' -f 3,14,15 "$task/stat"): $(tr '\n' ' ' <"$task/stack")"
+  done
+}
 clean_up() {
   local status=$? log
+  ((status == 0 || ${#daemons[@]} == 0)) || say_threads 2>/dev/null || true
   ((${#daemons[@]} == 0)) || kill "${daemons[@]}" 2>/dev/null || true
   if ((status != 0)); then
     for log in "$state"/log/*; do echo "-- $log"; tail -n 25 "$log"; done

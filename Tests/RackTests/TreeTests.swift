@@ -93,4 +93,48 @@ struct TreeTests {
             }
         }
     }
+
+    /// A directory that programs have written in is one of the host's and one of theirs at once, also when the host's is
+    /// another one now, or gone. On the file system of the component's state, and on another one.
+    @Test func aDirectoryOfBothIsMadeAnew() throws {
+        let directory = try Rack.makeDirectory()
+        let other = directory + "/other"
+        defer {
+            _ = try? Command("umount", [other]).run()
+            _ = try? Command("rm", ["-rf", directory]).run()
+        }
+        mkdir(other, 0o755)
+        try mustRun("mount", ["-t", "tmpfs", "-o", "mode=0777", "tmpfs", other])
+        chmod(directory, 0o777)
+        try Rack.with { rack in
+            for work in [directory + "/work", other + "/work"] {
+                func make(_ name: String) throws {
+                    mkdir(work, 0o777)
+                    chmod(work, 0o777)
+                    try "of the host".write(toFile: "\(work)/\(name)", atomically: false, encoding: .utf8)
+                }
+                func expect(_ script: String, _ text: String) throws {
+                    let result = try rack.run(["--cwd", "/"], ["/bin/sh", "-c", script])
+                    #expect(result.text == text, "\(script): \(result.errors)")
+                }
+                try make("first")
+                try expect("echo own >\(work)/own; ls \(work)", "first\nown\n")
+                for round in 0..<4 {
+                    try mustRun("rm", ["-rf", work])
+                    try make("made-\(round)")
+                    try expect("ls \(work)", "made-\(round)\nown\n")
+                    try mustRun("rm", ["-rf", work])
+                    try expect("ls \(work)", "own\n")
+                    try "a file".write(toFile: work, atomically: false, encoding: .utf8)
+                    try expect("ls \(work)", "own\n")
+                    unlink(work)
+                }
+                try make("last")
+                try expect("rm -r \(work) && mkdir \(work) && ls \(work) && echo done", "done\n")
+                try mustRun("rm", ["-rf", work])
+                try make("hidden")
+                try expect("ls \(work)", "")
+            }
+        }
+    }
 }
