@@ -56,7 +56,7 @@ public final class ManagerLink: Sendable {
     private let wake: EventDescriptor
     private let thread = Mutex<KernelThread?>(nil)
 
-    /// How long one exchange with the manager may take.
+    /// How long one call of the manager may take.
     private static let exchangeLimit = Duration.seconds(2)
 
     /// `name` may be empty. Nothing happens before `start`.
@@ -149,10 +149,11 @@ public final class ManagerLink: Sendable {
 
     private func run() {
         var pause = Backoff()
+        var limit = ConnectLimit()
         var isFirst = true
         var nameDeadline: Deadline?
         while !isStopping {
-            guard let peer = reach() else {
+            guard let peer = reach(&limit) else {
                 wait(pause.next())
                 continue
             }
@@ -196,9 +197,9 @@ public final class ManagerLink: Sendable {
         wake.drain()
     }
 
-    private func reach() -> LitePeer? {
+    private func reach(_ limit: inout ConnectLimit) -> LitePeer? {
         do {
-            return try node.connect(to: manager, until: .after(Self.exchangeLimit))
+            return try limit.connect(node, to: manager)
         } catch {
             logger.warning("cannot reach the manager; trying again", metadata: ["reason": "\(error)"])
             return nil
@@ -287,6 +288,24 @@ struct Backoff {
     }
 
     mutating func reached() { milliseconds = 50 }
+}
+
+/// How long an attempt to connect may take: 2 s, and after one that was too short twice as long, at most 8 s. Each begins anew, so
+/// that on a slow host attempts of one length could all be cut short: an adapter pins the memory of the messages, at both ends.
+struct ConnectLimit {
+    private var seconds: Int64 = 2
+    private static let seconds_max: Int64 = 8
+
+    mutating func connect(_ node: RackNode, to address: FabricAddress) throws(LiteError) -> LitePeer {
+        do throws(LiteError) {
+            let peer = try node.connect(to: address, until: .after(.seconds(seconds)))
+            seconds = 2
+            return peer
+        } catch {
+            if case .fabric(.timedOut) = error { seconds = min(Self.seconds_max, seconds * 2) }
+            throw error
+        }
+    }
 }
 
 /// Which boot of which machine this is.

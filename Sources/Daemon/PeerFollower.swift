@@ -96,6 +96,7 @@ public final class PeerFollower: Sendable {
 
     private func run() {
         var pause = Backoff()
+        var limit = ConnectLimit()
         while true {
             let (target, isStopping) = state.withLock { ($0.peer == nil ? $0.target : nil, $0.isStopping) }
             if isStopping { return }
@@ -103,7 +104,7 @@ public final class PeerFollower: Sendable {
                 wait(until: .never)
                 continue
             }
-            if connect(to: target) {
+            if connect(to: target, &limit) {
                 pause.reached()
             } else {
                 wait(until: .after(pause.next()))
@@ -111,10 +112,10 @@ public final class PeerFollower: Sendable {
         }
     }
 
-    private func connect(to target: RackMember) -> Bool {
+    private func connect(to target: RackMember, _ limit: inout ConnectLimit) -> Bool {
         guard let address = FabricAddress(target.liteAddress) else { return false }
         do {
-            let peer = try node.connect(to: address, until: .after(.seconds(2)))
+            let peer = try limit.connect(node, to: address)
             // Another life of the component at the same address: the membership will name it.
             if peer.id != target.node { return false }
             state.withLock { if $0.target?.node == target.node { $0.peer = peer } }

@@ -47,7 +47,7 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     let outbox: UnsafeMutableRawPointer
     let outboxKey: UInt32
     /// The memory of the two, until it is given back: whoever keeps a `LitePeer` keeps no memory.
-    private var regions: (inbox: Device.Region, outbox: Device.Region)?
+    private var regions: Messages?
 
     let calls: SlotSet
     let callWaiters: UnsafeMutablePointer<Waiter>
@@ -94,27 +94,38 @@ final class Link<Device: RDMADevice>: LinkCore, @unchecked Sendable {
     private let ready = Atomic<Bool>(false)
     private let joined = Atomic<Bool>(false)
 
+    /// The memory of a link's messages. An adapter pins all of it as it registers it, which takes its time.
+    struct Messages {
+        let layout: MessageLayout
+        fileprivate let inbox: Device.Region
+        fileprivate let outbox: Device.Region
+
+        init(_ layout: MessageLayout, of device: Device) throws(FabricError) {
+            self.layout = layout
+            inbox = try device.allocate(bytes: layout.bytes, access: .write)
+            outbox = try device.allocate(bytes: layout.bytes + Link.transfers_max * 8, access: [])
+        }
+    }
+
     struct UnsentResponse {
         var slot: Int
         var count: Int
     }
 
     init(
-        owner: ObjectIdentifier, device: Device, index: Int, generation: UInt32, isInitiator: Bool,
-        configuration: LiteConfiguration
-    ) throws(FabricError) {
+        owner: ObjectIdentifier, index: Int, generation: UInt32, isInitiator: Bool, configuration: LiteConfiguration,
+        messages: Messages
+    ) {
         self.index = index
         self.generation = generation
         self.isInitiator = isInitiator
-        layout = MessageLayout(calls: configuration.callsPerPeer_max, messageBytes: configuration.messageBytes_max)
-        let inboxRegion = try device.allocate(bytes: layout.bytes, access: .write)
-        let outboxRegion = try device.allocate(bytes: layout.bytes + Self.transfers_max * 8, access: [])
-        inbox = inboxRegion.base
-        inboxAddress = inboxRegion.remoteAddress
-        inboxKey = inboxRegion.remoteKey
-        outbox = outboxRegion.base
-        outboxKey = outboxRegion.localKey
-        regions = (inboxRegion, outboxRegion)
+        layout = messages.layout
+        inbox = messages.inbox.base
+        inboxAddress = messages.inbox.remoteAddress
+        inboxKey = messages.inbox.remoteKey
+        outbox = messages.outbox.base
+        outboxKey = messages.outbox.localKey
+        regions = messages
         pairCount = configuration.queuePairsPerPeer
         reservedPairs = configuration.reservedQueuePairs
         ports = .allocate(capacity: LiteLimit.queuePairs.upperBound)

@@ -33,7 +33,7 @@ extension LiteNode {
 
     /// Sets a link up and asks the peer to join it. nil when the peer has another one with this node.
     private func attempt(_ address: FabricAddress, until deadline: Deadline) throws(LiteError) -> LitePeer? {
-        let link = try makeLink(isInitiator: true)
+        let link = try makeLink(isInitiator: true, layout)
         do throws(LiteError) {
             var pair = 0
             repeat {
@@ -53,26 +53,25 @@ extension LiteNode {
     }
 
     /// A link that is in the table. The caller fails it if it does not come to be joined.
-    private func makeLink(isInitiator: Bool) throws(LiteError) -> Link<Device> {
-        let result = membership.withLock { membership -> Result<Link<Device>, LiteError> in
-            if membership.isClosing { return .failure(.invalid("the node \(configuration.name) is closing")) }
+    private func makeLink(isInitiator: Bool, _ layout: MessageLayout) throws(LiteError) -> Link<Device> {
+        let messages: Link<Device>.Messages
+        do throws(FabricError) {
+            messages = try Link.Messages(layout, of: device)
+        } catch { throw .fabric(error) }
+        return try membership.withLock { membership throws(LiteError) -> Link<Device> in
+            if membership.isClosing { throw .invalid("the node \(configuration.name) is closing") }
             guard let place = membership.reserve() else {
-                return .failure(
-                    .invalid(
-                        "the node \(configuration.name) has \(configuration.peers_max) peers: peers_max allows no more")
-                )
+                throw .invalid(
+                    "the node \(configuration.name) has \(configuration.peers_max) peers: peers_max allows no more")
             }
-            do throws(FabricError) {
-                let link = try Link(
-                    owner: ObjectIdentifier(self), device: device, index: place.index, generation: place.generation,
-                    isInitiator: isInitiator, configuration: configuration)
-                membership.links[place.index] = link
-                let entry = UInt(bitPattern: Unmanaged.passUnretained(link).toOpaque())
-                lego_atomic_store_u64(table + place.index, UInt64(entry))
-                return .success(link)
-            } catch { return .failure(.fabric(error)) }
+            let link = Link(
+                owner: ObjectIdentifier(self), index: place.index, generation: place.generation,
+                isInitiator: isInitiator, configuration: configuration, messages: messages)
+            membership.links[place.index] = link
+            let entry = UInt(bitPattern: Unmanaged.passUnretained(link).toOpaque())
+            lego_atomic_store_u64(table + place.index, UInt64(entry))
+            return link
         }
-        return try result.get()
     }
 
     // MARK: Initiator
@@ -215,7 +214,8 @@ extension LiteNode {
     private func answerFirst(_ request: Device.Request, _ greeting: Greeting) {
         let link: Link<Device>
         do throws(LiteError) {
-            link = try makeLink(isInitiator: false)
+            // What the initiator has no room for is never used.
+            link = try makeLink(isInitiator: false, layout.restricted(to: greeting.layout))
         } catch {
             if case .fabric = error { return request.reject() }
             return refuse(request, isStopping.load(ordering: .relaxed) ? .closing : .full)
@@ -265,6 +265,11 @@ extension LiteNode {
     }
 
     // MARK: Queue pairs
+
+    /// The most that the node allows a peer.
+    private var layout: MessageLayout {
+        MessageLayout(calls: configuration.callsPerPeer_max, messageBytes: configuration.messageBytes_max)
+    }
 
     /// Sizes of every queue pair, see `TransferLimit`.
     private var parameters: QueuePairParameters {

@@ -23,7 +23,8 @@ public struct LiteConfiguration: Sendable {
     /// nodes' numbers is used, here and for `messageBytes_max`.
     public var callsPerPeer_max = 64
     /// Longest request or response in bytes, 256 to 2 MiB. Larger data moves one-sided. A peer costs
-    /// `4 * callsPerPeer_max * messageBytes_max` bytes of address space; only what messages touch takes memory.
+    /// `4 * callsPerPeer_max * messageBytes_max` bytes of address space; without an adapter, which pins all of it, only what
+    /// messages touch takes memory.
     public var messageBytes_max = 64 << 10
     /// Peers at a time, 1 to 1024; a further one is refused.
     public var peers_max = 64

@@ -16,7 +16,7 @@ enum LiteLimit {
 /// LITE (§5.1) keeps a ring per client and returns its head lazily. Here each call that can be under way has a slot of its own,
 /// at the callee for the request and at the caller for the response, both of the same number: the response is what frees the slot,
 /// so there is no head to return, a slow handler holds nobody up, and a response that comes after its caller has given up finds
-/// its slot still reserved for it. Only touched slots take memory, and the lowest are taken first.
+/// its slot still reserved for it. The lowest are taken first; without an adapter, which pins them all, only touched slots take memory.
 struct MessageLayout: Equatable {
     /// Calls that can be under way at a time.
     let calls: Int
@@ -28,6 +28,11 @@ struct MessageLayout: Equatable {
     func requestOffset(_ slot: Int) -> Int { slot * stride }
     func responseOffset(_ slot: Int) -> Int { (calls + slot) * stride }
     var bytes: Int { 2 * calls * stride }
+
+    /// What both this and another layout have room for.
+    func restricted(to other: MessageLayout) -> MessageLayout {
+        MessageLayout(calls: min(calls, other.calls), messageBytes: min(messageBytes, other.messageBytes))
+    }
 }
 
 /// In front of each request and response.
