@@ -9,8 +9,8 @@ import numpy
 
 side = int(sys.argv[1])
 numbers = numpy.random.default_rng(1)
-left = numbers.integers(0, 1000, (side, side)).astype(float)
-right = numbers.integers(0, 1000, (side, side)).astype(float)
+left = numbers.integers(0, 100, (side, side)).astype(float)
+right = numbers.integers(0, 100, (side, side)).astype(float)
 start = time.monotonic()
 result = left @ right
 total = int(result.sum())  # whole numbers below 2^53: exact in whatever order they are added

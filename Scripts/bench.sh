@@ -35,8 +35,13 @@ chmod 755 "$scratch"
 group=/sys/fs/cgroup/memory/lego-bench
 rack_is_up='' swap_is_on=''
 
-clean_up() {
+stop_rack() {
   if [[ $rack_is_up ]]; then "$legoctl" rack down --state "$scratch/state" >/dev/null || true; fi
+  rack_is_up=''
+}
+
+clean_up() {
+  stop_rack
   if [[ $swap_is_on ]]; then
     swapoff /dev/zram0 && echo 1 >/sys/block/zram0/reset
     rmdir "$group" || true
@@ -49,7 +54,9 @@ trap 'exit 130' INT TERM
 # compile NAME [PROGRAM OPTION...]
 compile() { gcc -O2 -o "$scratch/${2:-$1}" "${@:3}" "$root/Benchmarks/$1.c" -lm -lpthread; }
 
+# start_rack [SIZE]: a new rack, with memory components of that size.
 start_rack() {
+  stop_rack
   "$legoctl" rack up --state "$scratch/state" --memories 2 --memory-size "${1:-2GiB}" >"$scratch/up" || fail "no rack: $(cat "$scratch/up")"
   rack_is_up=1
   # Whoever else starts a rack meanwhile.
@@ -58,6 +65,7 @@ start_rack() {
 }
 
 start_swap() {
+  [[ $swap_is_on ]] && return
   grep -q /dev/zram0 /proc/swaps && fail "/dev/zram0 is in use as swap already"
   modprobe zram 2>/dev/null || true
   [[ -e /sys/block/zram0 ]] || fail "no /dev/zram0: the comparison with swap needs the zram module"

@@ -261,6 +261,27 @@ import Testing
         #expect(counts == [[0, 0, 1], [0, 7, 15], [0, 7, 15]])
     }
 
+    /// Rows of a bit more than seven pages, taken four at a time, the last of the four first.
+    @Test(arguments: [1, -1])
+    func groupsThatGoBackwardsAreFoundAhead(direction: Int) {
+        var strides = StrideDetector()
+        var here: Set<Int> = []
+        var (faults, brought) = (0, 0)
+        for group in 0..<100 {
+            for row in [3, 2, 1, 0] {
+                let page = 1_000_000 + direction * ((4 * group + row) * 28_800 / 4096)
+                if !here.insert(page).inserted { continue }
+                faults += 1
+                let run = strides.fault(UInt64(page), thread: 1)
+                for step in -run.before...run.count where here.insert(page + step * run.stride).inserted {
+                    brought += 1
+                }
+            }
+        }
+        #expect(faults < 70, "\(faults)")
+        #expect(brought < 480, "\(brought)")
+    }
+
     /// While nearly all that it would bring is used, a prefetcher leaves fewer pages to be faulted on.
     @Test func aPrecisePrefetcherSamplesLess() {
         func left(used share: Int) -> Int {

@@ -121,9 +121,8 @@ extension MonitorCore {
         let run = space.strides.fault(page, thread: thread)
         let isFetching = space.strides.ghosts.pays || space.strides.ghosts.isYoung
         var found = 0
-        var next = Int(page)
-        for _ in 0..<min(run.count, followPages) {
-            next += run.stride
+        for index in 0..<min(run.before + run.count, followPages) {
+            let next = Int(page) + run.stride * (index < run.before ? index - run.before : index - run.before + 1)
             guard next > 0, next < Int(Page.count_max), let entry = space.table.find(UInt64(next)),
                 isAbsent(entry, isFetching)
             else { continue }
