@@ -54,16 +54,14 @@ extension LiteNode {
 
     /// A link that is in the table. The caller fails it if it does not come to be joined.
     private func makeLink(isInitiator: Bool, _ layout: MessageLayout) throws(LiteError) -> Link<Device> {
+        // Before memory is registered for nothing.
+        _ = try membership.withLock { (membership) throws(LiteError) in try freePlace(in: &membership) }
         let messages: Link<Device>.Messages
         do throws(FabricError) {
             messages = try Link.Messages(layout, of: device)
         } catch { throw .fabric(error) }
         return try membership.withLock { membership throws(LiteError) -> Link<Device> in
-            if membership.isClosing { throw .invalid("the node \(configuration.name) is closing") }
-            guard let place = membership.reserve() else {
-                throw .invalid(
-                    "the node \(configuration.name) has \(configuration.peers_max) peers: peers_max allows no more")
-            }
+            let place = try freePlace(in: &membership)
             let link = Link(
                 owner: ObjectIdentifier(self), index: place.index, generation: place.generation,
                 isInitiator: isInitiator, configuration: configuration, messages: messages)
@@ -72,6 +70,17 @@ extension LiteNode {
             lego_atomic_store_u64(table + place.index, UInt64(entry))
             return link
         }
+    }
+
+    private func freePlace(
+        in membership: inout Membership<Device>
+    ) throws(LiteError) -> (index: Int, generation: UInt32) {
+        if membership.isClosing { throw .invalid("the node \(configuration.name) is closing") }
+        guard let place = membership.reserve() else {
+            throw .invalid(
+                "the node \(configuration.name) has \(configuration.peers_max) peers: peers_max allows no more")
+        }
+        return place
     }
 
     // MARK: Initiator
