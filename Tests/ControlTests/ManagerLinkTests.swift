@@ -36,10 +36,10 @@ struct ManagerLinkTests {
     /// Runs `body` with a component that is joining the manager at `address`.
     private func withComponent(
         of address: FabricAddress, name: String = "memory0", nameLimit: Duration = .seconds(5),
-        reports: @escaping @Sendable () -> [ProcessorManagerReport] = { [] },
+        path: FabricPath = .automatic, reports: @escaping @Sendable () -> [ProcessorManagerReport] = { [] },
         _ body: (ManagerLink, RackNode, Observed) throws -> Void
     ) throws {
-        let node = try Self.makeNode()
+        let node = try Self.makeNode(path)
         let observed = Observed()
         var hooks = ComponentHooks()
         hooks.capacityBytes = 4096
@@ -61,9 +61,9 @@ struct ManagerLinkTests {
         try body(link, node, observed)
     }
 
-    private static func makeNode() throws -> RackNode {
+    private static func makeNode(_ path: FabricPath = .automatic) throws -> RackNode {
         try RackNode(
-            device: RackDevice(),
+            device: RackDevice(HybridDeviceConfiguration(path: path)),
             configuration: LiteConfiguration(
                 name: "test", listen: FabricAddress(host: "127.0.0.1", port: 0), poolBytes: 4096))
     }
@@ -88,6 +88,19 @@ struct ManagerLinkTests {
                 #expect(request.processID == UInt32(getpid()) && !request.hostID.isEmpty)
                 #expect(state.heartbeats.allSatisfy { $0 == ComponentManagerHeartbeat(node: node.id, usedBytes: 77) })
             }
+        }
+    }
+
+    /// Its two queue pairs take longer than the first attempt may, and the second one begins anew.
+    @Test func aSlowConnectionIsGivenMoreTime() throws {
+        let manager = try FakeManager(lease: 1000)
+        let path = try SlowPath(to: manager.node.address, after: 1200)
+        defer {
+            manager.node.close()
+            path.stop()
+        }
+        try withComponent(of: path.address, path: .tcp) { _, _, observed in
+            #expect(observed.waits { $0.names.count == 1 })
         }
     }
 
