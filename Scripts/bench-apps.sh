@@ -15,7 +15,7 @@ declare -A app_command=(
 )
 
 prepare_apps() {
-  # NumPy multiplies with whatever BLAS there is; the reference one takes eighteen times as long.
+  # NumPy multiplies with whatever BLAS there is; the reference one takes seventeen times as long.
   install_packages python3-numpy libopenblas0-pthread time redis-server gawk
   local name
   for name in wordcount kmeans pca matrix histogram redisload; do compile "$name"; done
