@@ -207,8 +207,13 @@ struct StreamPump: ~Copyable {
 
     /// Reads as much input as the credit and the buffer allow, straight into a frame.
     private mutating func readInput() {
-        // A change is told once, by a signal; should that be lost, the next key tells.
-        if hasTerminal && RawTerminal.size != sizeSent { isResized = true }
+        // A change is told once, by a signal; should that be lost, the next key tells. It goes before the key: at the next line
+        // readline(3) sets the size that it has just read, and so would undo a change that came between the two.
+        if hasTerminal && RawTerminal.size != sizeSent {
+            sendSize()
+            // It has taken some of the room.
+            if !mayReadInput { return }
+        }
         let header = AttachFrame.headerBytes
         let space = outbound.space()
         // Before keys there is room for one that was held back.
